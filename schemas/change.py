@@ -1,0 +1,98 @@
+"""A change of a known thing: what intake sends to `changes.<entity>`, keyed by link id, and merge folds.
+
+On the wire it is JSON (the topic is ours alone; see docs/decisions/0002):
+
+    {"system": "crm", "key": "4711", "op": "u", "pos": "<32 hex>", "ts": 1763910000123456, "origin": null,
+     "values": {"name": "Acme", "limit": "1000"}, "positions": {"street": "<32 hex>"}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import orjson
+
+from schemas.errors import SchemaError
+
+# A field's value inside Concord: what two systems' columns are compared as. Numbers, dates, times are text in one normal form
+# (`schemas.mapping.kinds`); a reference is a row name, `system:key`. Never a float: it would not compare.
+Canonical = str | bool | None
+
+
+class Op(Enum):
+    """What happened to a row. Values are Debezium's."""
+
+    CREATE = "c"
+    UPDATE = "u"
+    DELETE = "d"
+    READ = "r"  # seen by a snapshot: it was there before
+
+
+def row_name(system: str, key: str) -> str:
+    """`crm:4711`: names a row across systems; the link id of a thing is the row name of the first row known of it."""
+    return f"{system}:{key}"
+
+
+def parse_row_name(name: str) -> tuple[str, str]:
+    """`crm:4711` → ("crm", "4711"). System names have no colon, keys may."""
+    system, colon, key = name.partition(":")
+    if not colon or not system or not key:
+        raise SchemaError(f"not a row name: {name!r}, expected something like 'crm:4711'")
+    return system, key
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of one system's row of a linked thing."""
+
+    system: str
+    key: str  # of the row in that system: the key column's text, several as a JSON array of texts
+    op: Op
+    position: str  # str(Position): compares like the position itself
+    ts_us: int  # commit time by that system's clock, µs since 1970
+    origin_hlc: int | None  # None: somebody's edit. Else our own write: the highest hlc of what it applied
+    values: Mapping[str, Canonical] | None  # None when op is DELETE. A field may be absent: not known (unchanged TOAST)
+    positions: Mapping[str, str] = field(default_factory=dict)  # only fields whose position differs from `position` (parts)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "system": self.system,
+            "key": self.key,
+            "op": self.op.value,
+            "pos": self.position,
+            "ts": self.ts_us,
+            "origin": self.origin_hlc,
+            "values": self.values,
+            **({"positions": self.positions} if self.positions else {}),
+        }
+
+    def encode(self) -> bytes:
+        return orjson.dumps(self.to_json())
+
+
+def change_from_json(doc: Mapping[str, Any]) -> Change:
+    """Raises SchemaError when `doc` is not a change."""
+    try:
+        return Change(
+            system=doc["system"],
+            key=doc["key"],
+            op=Op(doc["op"]),
+            position=doc["pos"],
+            ts_us=doc["ts"],
+            origin_hlc=doc["origin"],
+            values=doc["values"],
+            positions=doc.get("positions", {}),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SchemaError(f"not a change: {error!r}") from error
+
+
+def decode_change(data: bytes) -> Change:
+    """Raises SchemaError when `data` is not a change."""
+    try:
+        return change_from_json(orjson.loads(data))
+    except orjson.JSONDecodeError as error:
+        raise SchemaError(f"not a change: {error}") from error

@@ -1,0 +1,55 @@
+"""Names and settings of all topics (DESIGN §6). One partition count for all, so that they are co-partitioned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+DAY_MS = 24 * 3600 * 1000
+SCHEMAS = "concord.schemas"  # the embedded registry
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as it must exist before anything starts."""
+
+    name: str
+    partitions: int
+    config: dict[str, str] = field(default_factory=dict)
+
+
+def captured(system: str, schema: str, table: str) -> str:
+    """Change events of one table, as Debezium names it."""
+    return f"{system}.{schema}.{table}"
+
+
+def links(system: str, schema: str, table: str) -> str:
+    """Answers to a table's claims."""
+    return f"links.{system}.{schema}.{table}"
+
+
+def claims(entity: str) -> str:
+    return f"claims.{entity}"
+
+
+def changes(entity: str) -> str:
+    return f"changes.{entity}"
+
+
+def golden(entity: str) -> str:
+    return f"golden.{entity}"
+
+
+def conflicts(entity: str) -> str:
+    return f"conflicts.{entity}"
+
+
+def dead(system: str) -> str:
+    return f"dead.{system}"
+
+
+def retained(name: str, partitions: int, days: int) -> Topic:
+    return Topic(name, partitions, {"cleanup.policy": "delete", "retention.ms": str(days * DAY_MS)})
+
+
+def compacted(name: str, partitions: int) -> Topic:
+    return Topic(name, partitions, {"cleanup.policy": "compact"})
