@@ -5,8 +5,8 @@ as JSON in the one field `concord`:
 
     {"link": "crm:4711",                                     which thing
      "targets": ["erp"],                                     systems that were seen to differ from it
-     "alive": true, "exists": [hlc, rank, owned, hlc, rank, count],
-     "versions": {"name": [hlc, rank, owned, hlc, rank, count], …},
+     "alive": true, "exists": [hlc, rank, owned, hlc, rank, writes],
+     "versions": {"name": [hlc, rank, owned, hlc, rank, writes], …},
      "keys": {"crm": "4711", "erp": "12"},                   the row it has in each system, as far as merge knows
      "seen": {"crm": {"name": …} , "erp": null},             what merge had seen there; null: no live row
      "cause": {"system": "crm", "ts": 1763910000123456, "op": "u", "key": "4711", "pos": "<32 hex>"}}
@@ -39,7 +39,7 @@ class Version(NamedTuple):
     owned: int  # 1: decided by the field's owner
     won_hlc: int  # the write whose value stands
     won_rank: int
-    count: int  # writes seen
+    writes: int  # how many were seen
 
     @property
     def latest(self) -> Stamp:
