@@ -1,0 +1,132 @@
+"""The schema `concord` in a customer's database: everything that we keep there (I10), and how it comes up to date.
+
+    meta         version of this schema: how many of `MIGRATIONS` have run
+    key          the crosswalk: which row of which system is which thing. Entries are marked gone, never deleted: a replayed old
+                 event must find its link
+    link         per thing, what the sink has applied (version per field), wrote last (value per field), and what came back other
+                 than it was written
+    progress     per partition of a golden topic, the next offset to apply (I2)
+    parked       records that wait for another thing: for a row name of an entity (a parent), or for a value that another thing's
+                 row holds
+    dead_letter  records that cannot be applied as they are, one per thing: a later version of it takes the place of an earlier one
+    snapshot     how far the source's snapshot of a table has come
+
+Every part may call `ensure`; an advisory lock lets one at a time migrate. Migrations are only ever added at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from schemas.errors import UnfitDatabase
+
+LOCK = 0x434F4E43  # "CONC": pg_advisory_xact_lock of whoever migrates
+
+_FIRST = """
+CREATE TABLE concord.key (
+    entity text NOT NULL,
+    system text NOT NULL,
+    key text NOT NULL,
+    link text NOT NULL,
+    gone boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (entity, system, key)
+);
+CREATE INDEX key_link ON concord.key (entity, link);
+
+CREATE TABLE concord.link (
+    entity text NOT NULL,
+    link text NOT NULL,
+    applied jsonb NOT NULL DEFAULT '{}',   -- field -> version as an array; "exists" stands under the empty name
+    wrote jsonb NOT NULL DEFAULT '{}',     -- field -> canonical value
+    adjusted jsonb NOT NULL DEFAULT '{}',  -- field -> [written, came back]
+    PRIMARY KEY (entity, link)
+);
+
+CREATE TABLE concord.progress (
+    topic text NOT NULL,
+    partition int NOT NULL,
+    "offset" bigint NOT NULL,
+    PRIMARY KEY (topic, partition)
+) WITH (fillfactor = 50);
+
+CREATE TABLE concord.parked (
+    entity text NOT NULL,
+    link text NOT NULL,
+    waits_for_entity text NOT NULL,
+    waits_for text NOT NULL,
+    topic text NOT NULL,
+    partition int NOT NULL,
+    "offset" bigint NOT NULL,
+    record bytea NOT NULL,
+    since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    reason text NOT NULL,
+    PRIMARY KEY (entity, link)
+);
+CREATE INDEX parked_waits_for ON concord.parked (waits_for_entity, waits_for);
+
+CREATE TABLE concord.dead_letter (
+    id bigserial PRIMARY KEY,
+    entity text NOT NULL,
+    link text NOT NULL,
+    topic text NOT NULL,
+    partition int NOT NULL,
+    "offset" bigint NOT NULL,
+    record bytea,
+    error text NOT NULL,
+    code text NOT NULL,
+    first_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    times int NOT NULL DEFAULT 1,
+    UNIQUE (entity, link)
+);
+"""
+
+_SNAPSHOT = """
+CREATE TABLE concord.snapshot (
+    pipeline text NOT NULL,
+    table_name text NOT NULL,
+    last_key text,
+    done boolean NOT NULL DEFAULT false,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at timestamptz,
+    rows bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (pipeline, table_name)
+);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _SNAPSHOT)
+LATEST = len(MIGRATIONS)
+
+
+def version(conn: psycopg.Connection[Any]) -> int:
+    """How many migrations have run; 0 when there is no schema `concord`."""
+    there = conn.execute("SELECT to_regclass('concord.meta') IS NOT NULL").fetchone()
+    if there is None or not there[0]:
+        return 0
+    row = conn.execute("SELECT version FROM concord.meta").fetchone()
+    return int(row[0]) if row else 0
+
+
+def ensure(conn: psycopg.Connection[Any]) -> int:
+    """Brings the schema up to date in a transaction of its own; returns the version it found. Idempotent, any number at once.
+
+    Raises UnfitDatabase when a newer Concord has been here.
+    """
+    with conn.transaction():
+        found = version(conn)
+        if found == LATEST:
+            return found
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+        found = version(conn)  # somebody may have migrated while we waited
+        if found > LATEST:
+            raise UnfitDatabase(f"schema concord is of version {found}, this program knows up to {LATEST}: use the newer one")
+        if found == 0:
+            conn.execute("CREATE SCHEMA IF NOT EXISTS concord")  # I10: nothing outside of it
+            conn.execute("CREATE TABLE concord.meta (version int NOT NULL)")
+            conn.execute("INSERT INTO concord.meta VALUES (0)")
+        for migration in MIGRATIONS[found:]:
+            conn.execute(migration.encode())
+        conn.execute("UPDATE concord.meta SET version = %s", (LATEST,))
+        return found
