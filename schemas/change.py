@@ -56,6 +56,7 @@ class Change:
     origin_hlc: int | None  # None: somebody's edit. Else our own write: the highest hlc of what it applied
     values: Mapping[str, Canonical] | None  # None when op is DELETE. A field may be absent: not known (unchanged TOAST)
     positions: Mapping[str, str] = field(default_factory=dict)  # only fields whose position differs from `position` (parts)
+    was: str | None = None  # the key that the row had until now, when this change is one of its key
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -67,6 +68,7 @@ class Change:
             "origin": self.origin_hlc,
             "values": self.values,
             **({"positions": self.positions} if self.positions else {}),
+            **({"was": self.was} if self.was is not None else {}),
         }
 
     def encode(self) -> bytes:
@@ -85,6 +87,7 @@ def change_from_json(doc: Mapping[str, Any]) -> Change:
             origin_hlc=doc["origin"],
             values=doc["values"],
             positions=doc.get("positions", {}),
+            was=doc.get("was"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SchemaError(f"not a change: {error!r}") from error

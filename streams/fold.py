@@ -1,0 +1,449 @@
+"""The fold: what a change of one system's row makes of a thing. Pure: (state, change) → (state, golden record or None, conflicts).
+
+State of one thing, as merge's table keeps it (JSON; lists and tuples mean the same, nothing in it is ever changed in place):
+
+    {"fields":   {name: entry},
+     "exists":   entry | None,
+     "replicas": {system: {"seen": [(position, hlc), …], "rows": {key: row}}}}
+
+    entry = (value, hlc, rank, owned, won_hlc, won_rank, count, system)
+              the middle six are a `schemas.golden.Version`; system: whose write the value is
+    row   = (position, last, alive, values, positions)
+              what a system was last observed to hold under one row key. last: hlc of the row's last edit. values: {} when it is gone.
+              positions: only of fields whose position is not the row's (unchanged TOAST values, parts)
+
+The rules are those of DESIGN §4.4. Each is named where it is kept:
+
+  replica       what a system holds is remembered per row key; its current row is the live one with the highest position
+  position      a change says nothing about a field whose position is not newer than the one held (I3)
+  diff          a change edits the fields in which it differs from the replica, not all that the row image carries
+  echo          a change under our own origin updates the replica and edits nothing (I5), but for what the target itself made (_made_there)
+  hlc-seen      an edit is stamped later than what its system had applied before it, by its log
+  hlc-last      … and later than the row's edit before it
+  first-sight   a row, or a field, first seen by anything but its insert is older than every edit
+  owner         the owner's latest write wins over anybody's
+  count         a version grows with every write folded in, won or lost, so that a lost write is overwritten again
+  level         after every change each system that differs from golden is a target, not only when golden changed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+from schemas.change import Canonical, Change, Op
+from schemas.conflicts import EXISTS, Conflict, Rule, Side
+from schemas.golden import Cause, GoldenRecord, Version
+
+ThingState = dict[str, Any]
+Entry = Sequence[Any]
+Row = Sequence[Any]
+
+FIRST_SIGHT = 1  # hlc of what was there before anybody looked: older than every clock
+KEPT_GONE_ROWS = 16  # per system and thing, see `_forget_gone_rows`
+KEPT_SEEN = 8  # see `_seen_since`
+
+_MISSING: Any = object()
+_NO_ROW: Row = ("", 0, False, {}, {})
+_NO_REPLICA: dict[str, Any] = {"seen": (), "rows": {}}
+_NOTHING: ThingState = {"fields": {}, "exists": None, "replicas": {}}
+
+
+def equal(system: str, name: str, golden: Canonical, held: Canonical) -> bool:
+    """The simplest `Rules.same`."""
+    return golden == held
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the fold needs to know of one entity's configuration."""
+
+    entity: str
+    systems: tuple[str, ...]  # all with a binding
+    ranks: Mapping[str, int]  # the higher wins a tie
+    owners: Mapping[str, str | None] = field(default_factory=dict)  # per field
+    exists_owner: str | None = None
+    written: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # per system: fields that are written, and so compared, there
+    generated: Mapping[str, frozenset[str]] = field(default_factory=dict)  # per system: fields that its insert makes a value for
+    delete: str = "propagate"  # or "soft", "ignore"
+    soft: Mapping[str, Canonical] = field(default_factory=dict)  # of delete == "soft": what a live row of a dead thing must hold
+    # same(system, field, golden value, value held there): equal in that system's own representation? Equal values never need asking.
+    same: Callable[[str, str, Canonical, Canonical], bool] = equal
+
+
+class End(Enum):
+    """What became of a change."""
+
+    EDIT = "edit"  # it changed something, or was told to systems that differ
+    SUPERSEDED = "superseded"  # older than what is known, or all its writes lost
+    ECHO = "echo"
+    UNCHANGED = "unchanged"
+
+
+class Folded(NamedTuple):
+    """`state` is the one given when nothing in it changed."""
+
+    state: ThingState | None
+    record: GoldenRecord | None
+    conflicts: tuple[Conflict, ...]
+    end: End
+
+
+def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> Folded:
+    """One more change of the thing `link`."""
+    system, key, position = change.system, change.key, change.position
+    before = state or _NOTHING
+    fields, exists = before["fields"], before["exists"]
+    replica = before["replicas"].get(system, _NO_REPLICA)
+    rows: Mapping[str, Row] = replica["rows"]
+    held = rows.get(key, _NO_ROW)
+    if held is _NO_ROW and change.was is not None:
+        held = rows.get(change.was, _NO_ROW)  # the row has got a new key: what it held goes with it
+    fresh = _fresh(change, held)
+    if fresh is None:
+        return Folded(state, None, (), End.SUPERSEDED)  # position: I3
+    _, last, was_alive, old, _ = held
+    at = max(position, *change.positions.values()) if change.positions else position
+    seen = replica["seen"]
+    if change.origin_hlc is not None:
+        seen = _with_seen(seen, position, change.origin_hlc)
+
+    edited = [name for name, value in fresh.items() if name not in old or old[name] != value]  # diff
+    gone = change.values is None
+    echo = change.origin_hlc is not None
+    edits = _made_there(change, edited, was_alive, fields, rules) if echo else edited
+    conflicts: list[Conflict] = []
+    deleted = gone and not echo and rules.delete != "ignore" and (was_alive or held is _NO_ROW)
+    won = False
+    if edits or deleted:
+        rank = rules.ranks[system]
+        first_sight = change.op is Op.READ or (change.op is Op.UPDATE and not was_alive)
+        # hlc-seen, hlc-last. An echo's own writes were made on top of what it brought.
+        after = max(_seen_before(seen, at, echo) + 1, last + 1)
+        hlc = max(FIRST_SIGHT if first_sight else change.ts_us, after)
+        if edits:
+            fields = dict(fields)
+        for name in edits:
+            value = fresh[name]
+            stamp = FIRST_SIGHT if change.op is Op.READ and was_alive and name not in old else hlc
+            write = (value, stamp, rank, int(rules.owners.get(name) == system), system)
+            standing = fields.get(name)
+            fields[name] = entry = folded(standing, write)
+            won = won or (entry[7] == system and entry[4] == stamp)
+            if standing is not None and standing[7] != system and standing[0] != value:
+                conflict = _conflict(link, change, rules, name, standing, write, old.get(name, _MISSING))
+                if conflict is not None:
+                    conflicts.append(conflict)
+        if not echo:
+            write = (not gone, hlc, rank, int(rules.exists_owner == system), system)
+            standing = exists
+            exists = folded(standing, write)
+            won = won or (gone and exists[7] == system and exists[4] == hlc)
+            if standing is not None and standing[0] == gone and standing[7] != system:
+                clash = _clash_of_existence(link, change, rules, fields, standing, write, old)
+                if clash is not None:
+                    conflicts.append(clash)
+            if rules.delete == "soft":
+                fields = _touched(fields, rules.soft)
+        last = hlc
+
+    row = _row(change, held, fresh, last)
+    new_rows = dict(rows)
+    if change.was is not None and change.was != key and change.was in rows and rows[change.was][0] < position:
+        new_rows[change.was] = (position, rows[change.was][1], False, {}, {})
+    new_rows[key] = row
+    new_rows = _forget_gone_rows(new_rows)
+    replicas = {**before["replicas"], system: {"seen": _seen_since(seen, new_rows), "rows": new_rows}}
+    after_it: ThingState = {"fields": fields, "exists": exists, "replicas": replicas}
+
+    record = None
+    if fields and exists is not None:
+        here = {name: _current(each["rows"]) for name, each in replicas.items() if each["rows"]}
+        targets = _targets(fields, exists[0], here, rules)  # level
+        told = key not in rows or _told_differently(before, fields, exists)
+        if targets or told:
+            record = _record(link, rules.entity, after_it, here, targets, change)
+    edited_something = End.EDIT if won else End.SUPERSEDED
+    nothing = End.ECHO if echo else End.UNCHANGED
+    end = edited_something if edits or deleted else nothing
+    return Folded(after_it, record, tuple(conflicts), end)
+
+
+def folded(standing: Entry | None, write: tuple[Canonical, int, int, int, str]) -> Entry:
+    """One more write to a field. The version is a function of the set of writes, and grows with each (count)."""
+    value, hlc, rank, owned, system = write
+    if standing is None:
+        return (value, hlc, rank, owned, hlc, rank, 1, system)
+    stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count, by = standing
+    if (hlc, rank) > (top_hlc, top_rank):
+        top_hlc, top_rank = hlc, rank
+    if (owned, hlc, rank) > (was_owned, won_hlc, won_rank):  # owner
+        return (value, top_hlc, top_rank, owned, hlc, rank, count + 1, system)
+    return (stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count + 1, by)
+
+
+def _touched(fields: Mapping[str, Entry], names: Mapping[str, Canonical]) -> dict[str, Entry]:
+    """The same values under grown versions: a soft delete overwrites these fields in the systems, so undoing it must write them again."""
+    touched = dict(fields)
+    for name in names:
+        if name in touched:
+            entry = touched[name]
+            touched[name] = (*entry[:6], entry[6] + 1, entry[7])
+    return touched
+
+
+# ---- what is new ---------------------------------------------------------------------------------------------------------------------
+
+
+def _fresh(change: Change, held: Row) -> Mapping[str, Canonical] | None:
+    """The fields that the change knows better than the replica; {} for a delete; None when it is old altogether."""
+    newer = change.position > held[0]
+    values = change.values
+    if values is None:
+        return {} if newer else None
+    held_at = held[4]
+    if newer and not change.positions:
+        return values
+    if not held[2] and not newer:
+        return None  # the row is gone: what came before that does not matter
+    held_position, position, own = held[0], change.position, change.positions
+    fresh = {name: value for name, value in values.items() if own.get(name, position) > held_at.get(name, held_position)}
+    return fresh if fresh or newer else None
+
+
+def _made_there(change: Change, edited: list[str], was_alive: bool, fields: Mapping[str, Entry], rules: Rules) -> list[str]:
+    """Of an echo, the fields that the target gave a value itself (docs/decisions/0006).
+
+    An insert's generated fields, when we had no value to give, or gave none because the system owns the field. And the owner's decided
+    fields in an update: no sink writes those to the owner, so a trigger did.
+    """
+    system = change.system
+    if change.op is Op.CREATE and system in rules.generated:
+        made = rules.generated[system]
+        return [
+            name
+            for name in edited
+            if name in made and (rules.owners.get(name) == system or (standing := fields.get(name)) is None or standing[0] is None)
+        ]
+    if change.op is Op.UPDATE and was_alive:
+        return [
+            name for name in edited if rules.owners.get(name) == system and (standing := fields.get(name)) is not None and standing[3] == 1
+        ]
+    return []
+
+
+def _row(change: Change, held: Row, fresh: Mapping[str, Canonical], last: int) -> Row:
+    """The row key's replica after the change."""
+    values, position = change.values, change.position
+    held_position, _, was_alive, old, held_at = held
+    newest = max(position, held_position)
+    if values is None:
+        return (newest, last, False, {}, {})
+    if fresh is values and not change.positions and (not old or old.keys() <= values.keys()):
+        return (position, last, True, values, {})  # the usual row: all its fields at one position
+    positions = {name: at for name in old if (at := held_at.get(name, held_position)) != newest}
+    for name in fresh:
+        at = change.positions.get(name, position)
+        if at != newest:
+            positions[name] = at
+        else:
+            positions.pop(name, None)
+    return (newest, last, True if position >= held_position else was_alive, {**old, **fresh}, positions)
+
+
+def _forget_gone_rows(rows: dict[str, Row]) -> dict[str, Row]:
+    """Keeps at most KEPT_GONE_ROWS of the row keys that are gone, the latest ones.
+
+    A gone row is remembered so that its old events, read again, are known to be old. One that has been forgotten and is replayed looks
+    like a row for as long as its own delete is not replayed too; its edits carry their old commit times and lose.
+    """
+    if len(rows) <= KEPT_GONE_ROWS:
+        return rows
+    gone = sorted((row[0], key) for key, row in rows.items() if not row[2])
+    for _, key in gone[: len(gone) - KEPT_GONE_ROWS if len(gone) > KEPT_GONE_ROWS else 0]:
+        del rows[key]
+    return rows
+
+
+def _current(rows: Mapping[str, Row]) -> tuple[str, Row]:
+    """A system's row of the thing: the live one with the highest position, else the one that was there last."""
+    if len(rows) == 1:
+        return next(iter(rows.items()))
+    return max(rows.items(), key=lambda item: (item[1][2], item[1][0]))
+
+
+# ---- what a system had applied before -------------------------------------------------------------------------------------------------
+
+
+def _with_seen(seen: Sequence[Sequence[Any]], position: str, hlc: int) -> Sequence[Sequence[Any]]:
+    """One more echo. Both columns grow from entry to entry: one that is neither later nor higher than another tells nothing."""
+    if not seen or (position > seen[-1][0] and hlc > seen[-1][1]):
+        return (*seen, (position, hlc))
+    earlier = [entry for entry in seen if entry[0] < position and entry[1] < hlc]
+    if any(entry[0] <= position and entry[1] >= hlc for entry in seen):
+        return seen
+    later = [entry for entry in seen if entry[0] > position and entry[1] > hlc]
+    return (*earlier, (position, hlc), *later)
+
+
+def _seen_before(seen: Sequence[Sequence[Any]], position: str, itself: bool) -> int:
+    """The highest hlc that the system had applied before `position` in its log."""
+    for at, hlc in reversed(seen):
+        if at < position or (itself and at == position):
+            return int(hlc)
+    return 0
+
+
+def _seen_since(seen: Sequence[Sequence[Any]], rows: Mapping[str, Row]) -> Sequence[Sequence[Any]]:
+    """`seen` without what no change can ask for any more.
+
+    A change is folded only when it is newer than its row, so nothing will ask for what lies before the last entry that is older than all
+    live rows; the same under replay, since what is read again of a known row is old. A row key that is not known yet may ask (it waited for
+    its link): it is told 0, as if it had been written without knowing of us, which it was. KEPT_SEEN bounds it for a thing with two live
+    rows of which one never changes.
+    """
+    if len(seen) < 2:
+        return seen
+    oldest = min((row[0] for row in rows.values() if row[2]), default=seen[-1][0])
+    first = 0
+    while first + 1 < len(seen) and seen[first + 1][0] <= oldest:
+        first += 1
+    return seen[max(first, len(seen) - KEPT_SEEN) :]
+
+
+# ---- who differs -----------------------------------------------------------------------------------------------------------------------
+
+
+def _targets(fields: Mapping[str, Entry], alive: bool, here: Mapping[str, tuple[str, Row]], rules: Rules) -> tuple[str, ...]:
+    """The systems whose row is not what it should be."""
+    return tuple(
+        system for system in rules.systems if rules.written.get(system) and _differs(system, fields, alive, here.get(system), rules)
+    )
+
+
+def _differs(system: str, fields: Mapping[str, Entry], alive: bool, current: tuple[str, Row] | None, rules: Rules) -> bool:
+    row = current[1] if current else None
+    live = row is not None and row[2]
+    if not alive and rules.delete != "soft":
+        return bool(live)
+    if not live:
+        # ignore: who deleted it is not given it again. soft: a dead thing is not made anywhere.
+        return alive and not (rules.delete == "ignore" and row is not None)
+    assert row is not None
+    held, same, owners = row[3], rules.same, rules.owners
+    if not alive:
+        return any(
+            name in held and held[name] != value and not same(system, name, value, held[name])
+            for name, value in rules.soft.items()
+            if name in rules.written[system]
+        )
+    for name in rules.written[system]:
+        entry = fields.get(name)
+        if entry is None:
+            continue
+        value = held.get(name, _MISSING)
+        if (
+            value != entry[0]
+            and value is not _MISSING  # not known what it holds (unchanged TOAST)
+            and not (entry[3] and owners.get(name) == system)  # the owner's own
+            and not same(system, name, entry[0], value)
+        ):
+            return True
+    return False
+
+
+def _told_differently(before: ThingState, fields: Mapping[str, Entry], exists: Entry) -> bool:
+    """Does a reader of the golden topic learn something, even when no system is a target?"""
+    was, existed = before["fields"], before["exists"]
+    if existed is None or existed[0] != exists[0] or len(was) != len(fields):
+        return True
+    return was is not fields and any(was[name][0] != entry[0] for name, entry in fields.items())
+
+
+def _record(
+    link: str, entity: str, state: ThingState, here: Mapping[str, tuple[str, Row]], targets: tuple[str, ...], change: Change
+) -> GoldenRecord:
+    fields, exists = state["fields"], state["exists"]
+    return GoldenRecord(
+        entity=entity,
+        link=link,
+        values={name: entry[0] for name, entry in fields.items()},
+        alive=exists[0],
+        exists=Version(*exists[1:7]),
+        versions={name: Version(*entry[1:7]) for name, entry in fields.items()},
+        targets=targets,
+        keys={system: key for system, (key, _) in here.items()},
+        seen={system: row[3] if row[2] else None for system, (_, row) in here.items()},
+        cause=Cause(change.system, change.ts_us, change.op.value, change.key, change.position),
+    )
+
+
+# ---- conflicts ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _conflict(
+    link: str, change: Change, rules: Rules, name: str, standing: Entry, write: tuple[Canonical, int, int, int, str], held: Canonical
+) -> Conflict | None:
+    """The write that is lost, if it is: two systems wrote different values, and the winner had not seen the other's.
+
+    `held`: what the row held before this write, _MISSING when that is not known.
+    """
+    system, value = change.system, write[0]
+    if rules.same(system, name, standing[0], value):
+        return None
+    wins = write[3], write[1], write[2]
+    stood = standing[3], standing[4], standing[5]
+    if wins > stood:
+        if held is not _MISSING and (held == standing[0] or rules.same(system, name, standing[0], held)):
+            return None  # made on top of what stood
+        return _lost(link, change, rules, name, winner=_written(write, change.key), loser=_stood(standing))
+    return _lost(link, change, rules, name, winner=_stood(standing), loser=_written(write, change.key))
+
+
+def _clash_of_existence(
+    link: str,
+    change: Change,
+    rules: Rules,
+    fields: Mapping[str, Entry],
+    standing: Entry,
+    write: tuple[Canonical, int, int, int, str],
+    old: Mapping[str, Canonical],
+) -> Conflict | None:
+    """A delete against an edit of another system, when neither had seen the other."""
+    lost_now = (write[3], write[1], write[2]) <= (standing[3], standing[4], standing[5])
+    if lost_now:
+        return _lost(link, change, rules, EXISTS, winner=_stood(standing), loser=_written(write, change.key))
+    if change.values is not None:  # an edit after a delete: the row was there still, unless it is a new one, or softly deleted
+        knew = change.op is Op.CREATE or rules.delete == "soft"
+    else:  # a delete after an edit: had the row what was agreed on?
+        knew = all(
+            name not in old or old[name] == fields[name][0] or rules.same(change.system, name, fields[name][0], old[name])
+            for name in rules.written.get(change.system, ())
+            if name in fields
+        )
+    if knew:
+        return None
+    return _lost(link, change, rules, EXISTS, winner=_written(write, change.key), loser=_stood(standing))
+
+
+def _written(write: tuple[Canonical, int, int, int, str], key: str) -> Side:
+    value, hlc, rank, owned, system = write
+    return Side(system, value, hlc, rank, bool(owned), key)
+
+
+def _stood(standing: Entry) -> Side:
+    return Side(standing[7], standing[0], standing[4], standing[5], bool(standing[3]))
+
+
+def _lost(link: str, change: Change, rules: Rules, name: str, winner: Side, loser: Side) -> Conflict:
+    if winner.owned != loser.owned:
+        rule = Rule.OWNER
+    elif winner.hlc == loser.hlc:
+        rule = Rule.RANK
+    elif FIRST_SIGHT in (winner.hlc, loser.hlc):
+        rule = Rule.FIRST_SIGHT
+    else:
+        rule = Rule.LATER
+    return Conflict(rules.entity, link, name, winner, loser, rule, change.ts_us)
