@@ -1,0 +1,123 @@
+"""How Concord's processes write their logs: lines for people on a terminal, JSON elsewhere. To stderr: stdout is for what was asked.
+
+    12:00:01.123 WARNING sink-erp-0   the database does not answer, trying again in 2 s
+    {"ts": "2026-11-23T12:00:01.123456Z", "level": "WARNING", "part": "sink-erp-0", "logger": "connectors.sink.connector", "message": "…"}
+
+A line about an event carries the event's name: in the message, or as `extra={"event": "crm.public.account/42@0/16B3748"}`.
+Passwords never come through: what looks like one is struck out here, whatever library wrote it. An error of the database loses its
+DETAIL, which quotes rows.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import time
+import traceback
+from datetime import UTC, datetime
+from types import TracebackType
+
+import psycopg
+
+FORMAT_VARIABLE = "CONCORD_LOGS"  # "json" or "lines": what `concord up` tells its parts, whose stderr is its own
+
+# Libraries that log their normal work. aiokafka at DEBUG under Faust costs a twentieth of the CPU.
+QUIET = {
+    "aiokafka": logging.WARNING,
+    "faust": logging.WARNING,
+    "mode": logging.WARNING,
+    "kafka": logging.WARNING,
+    "asyncio": logging.WARNING,
+}
+QUIET_WHEN_DEBUGGING = {"aiokafka": logging.INFO, "faust": logging.INFO, "mode": logging.INFO, "asyncio": logging.INFO}
+
+_SECRETS = (
+    (re.compile(r"(password\s*[=:]\s*)('(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s,&'\"}]+)", re.IGNORECASE), r"\1***"),
+    (re.compile(r"(\w://[^\s:/@]*):[^\s@]+@"), r"\1:***@"),
+)
+
+
+def without_secrets(text: str) -> str:
+    """`text` with what looks like a password struck out: `password=…`, and the one in a URL."""
+    for pattern, kept in _SECRETS:
+        text = pattern.sub(kept, text)
+    return text
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in one line, without passwords; a database error's DETAIL, which may quote a row, is not in it."""
+    said = str(error).strip().splitlines()
+    return without_secrets(said[0] if said else type(error).__name__)
+
+
+def _without_rows(error: BaseException) -> str:
+    """The traceback, the frames of it all, each error with its first line only when it is the database's."""
+    lines: list[str] = []
+    seen: BaseException | None = error
+    chain: list[BaseException] = []
+    while seen is not None and seen not in chain:
+        chain.append(seen)
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    for one in reversed(chain):
+        lines += traceback.format_tb(one.__traceback__)
+        said = first_line(one) if isinstance(one, psycopg.Error) else str(one)
+        lines.append(f"{type(one).__module__}.{type(one).__qualname__}: {said}\n")
+    return without_secrets("".join(lines).rstrip())
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self.part = part
+
+    def formatException(self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]) -> str:
+        return _without_rows(ei[1]) if ei[1] is not None else ""
+
+    def message_of(self, record: logging.LogRecord) -> str:
+        return without_secrets(record.getMessage())
+
+
+class Lines(_Formatter):
+    """For people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        line = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {self.part:<12} {self.message_of(record)}"
+        event = getattr(record, "event", None)
+        if event and str(event) not in line:
+            line += f" [{event}]"
+        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+
+
+class Json(_Formatter):
+    """For machines, one object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "level": record.levelname,
+            "part": self.part,
+            "logger": record.name,
+            "message": self.message_of(record),
+        }
+        if event := getattr(record, "event", None):
+            told["event"] = str(event)
+        if record.exc_info:
+            told["error"] = self.formatException(record.exc_info)
+        return json.dumps(told, ensure_ascii=False)
+
+
+def set_up(part: str = "concord", *, debug: bool = False, quiet: bool = False) -> None:
+    """Sends everything logged in this process to stderr; `quiet` for commands whose answer is what matters: warnings and worse only."""
+    wanted = os.environ.get(FORMAT_VARIABLE) or ("lines" if sys.stderr.isatty() else "json")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines(part) if wanted == "lines" else Json(part))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
+    for name, level in (QUIET_WHEN_DEBUGGING if debug else QUIET).items():
+        logging.getLogger(name).setLevel(level)
+    logging.captureWarnings(True)
