@@ -112,7 +112,7 @@ CREATE TABLE order_line (
     description  text,
     quantity     double precision NOT NULL,
     price        numeric NOT NULL,
-    discount     numeric NOT NULL,
+    discount     numeric NOT NULL,                        -- a fraction: 0.05
     delivered    double precision NOT NULL,
     company      integer NOT NULL,
     create_date  timestamp NOT NULL,
