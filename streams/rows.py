@@ -1,0 +1,153 @@
+"""Which thing is this row? Intake's step for one row, as a pure function of what its table knows.
+
+The link id of a row is, in this order: what the table says; what `concord.key` of the row's own database says (`found`); for a row without
+a match value its own row name. A row with a match value claims it at identify and its events wait here for the answer.
+
+What the table knows of a row, per entity (JSON):
+
+    {"link": link id | None, "match": the match value it has claimed | None, "at": position of its newest event,
+     "there": in scope and not deleted, "pending": [changes (JSON) that wait for the link]}
+
+A value is remembered for good, also of a row that is gone: a replayed old event must find its link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from schemas.change import Canonical, Change, Op, change_from_json, row_name
+
+Known = dict[str, Any]
+
+KEPT_PENDING = 16  # changes of one row that wait; what comes on top is drawn together, see `_waiting`
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the row's events come from."""
+
+    system: str
+    table: str  # schema.table
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowChange:
+    """A captured event as one entity sees it: scope decided, columns mapped."""
+
+    key: str
+    op: Op
+    position: str
+    ts_us: int
+    origin_hlc: int | None
+    values: Mapping[str, Canonical] | None  # None: deleted, or not in scope
+    match: str | None = None  # the match value in `values`
+    match_known: bool = True  # False: a field of it is not in the event (unchanged TOAST); it is what it was
+    was: str | None = None  # the key that the row had until now
+
+
+class Step(NamedTuple):
+    """What follows from one event or answer for one row."""
+
+    known: Known | None  # None: nothing to remember
+    changes: tuple[tuple[str, Change], ...] = ()  # (link, change) for `changes.<entity>`, in order
+    claims: tuple[tuple[str, dict[str, Any]], ...] = ()  # (match value, message) for `claims.<entity>`
+    out_of_scope: bool = False
+
+
+def on_event(known: Known | None, event: RowChange, place: Place, births: bool, found: str | None) -> Step:
+    """`births`: things of this entity may be born in this system. `found`: the link in `concord.key`, asked only when the table has
+    none."""
+    link = (known["link"] if known else None) or found
+    gone = event.values is None
+    if known is None:
+        if gone and link is None:
+            return Step(None, out_of_scope=True)  # never ours, as far as anybody knows
+        known = {"link": None, "match": None, "at": "", "there": None, "pending": []}
+    newer = event.position > known["at"]
+    if newer and gone and known["there"] is False:
+        return Step({**known, "at": event.position}, out_of_scope=True)
+
+    if not newer and link is None:
+        return Step(known)  # it waits already, or was given up
+
+    held = known["match"]
+    match = None if gone else event.match if event.match_known else held
+    if link is None and match is None and not gone:  # nothing to be matched on: named by the system that made it
+        if not births:
+            return Step(None, claims=_claims(known, event, place, None, None, births), out_of_scope=True)
+        link = row_name(place.system, event.was or event.key)
+
+    change = _change(event, place, enters=newer and known["there"] is False)
+    claims = _claims(known, event, place, match, link, births) if newer else ()
+    after: Known = {"link": link, "match": match if newer else held, "at": max(event.position, known["at"])}
+    after["there"] = not gone if newer else known["there"]
+    if link is None:
+        after["pending"] = _waiting(known["pending"], change)
+        return Step(after, claims=claims, out_of_scope=not births)  # what is born elsewhere may still turn out to be this row's thing
+    after["pending"] = []
+    waited = tuple((link, change_from_json(doc)) for doc in known["pending"])
+    return Step(after, (*waited, (link, change)), claims)
+
+
+def on_answer(known: Known | None, link: str | None, value: str, at: str) -> Step:
+    """Identify's answer to a claim of `value`. `link` None: the claim was let go, at position `at`, before it was granted.
+
+    When the table has gone back with its offset it may know nothing of the claim: the event comes again, and asks again.
+    """
+    if known is None or known["link"] is not None:
+        return Step(known)
+    if link is None:
+        pending = [doc for doc in known["pending"] if doc["pos"] > at]
+        return Step({**known, "pending": pending} if pending or known["there"] else None)
+    if known["match"] != value and (known["match"] is not None or known["there"]):
+        return Step(known)  # it has claimed another value since
+    changes = tuple((link, change_from_json(doc)) for doc in known["pending"])
+    return Step({**known, "link": link, "pending": []}, changes)
+
+
+def _change(event: RowChange, place: Place, enters: bool) -> Change:
+    op = event.op
+    if event.values is None:
+        op = Op.DELETE  # also when it left scope
+    elif enters and op is Op.UPDATE:
+        op = Op.CREATE  # was known, was gone or out of scope, and is there again
+    return Change(place.system, event.key, op, event.position, event.ts_us, event.origin_hlc, event.values, was=event.was)
+
+
+def _claims(
+    known: Known, event: RowChange, place: Place, match: str | None, link: str | None, births: bool
+) -> tuple[tuple[str, dict[str, Any]], ...]:
+    held = known["match"]
+    if match == held:
+        return ()
+    about = {"system": place.system, "key": event.key, "table": place.table, "partition": place.partition, "at": event.position}
+    claims: list[tuple[str, dict[str, Any]]] = []
+    if match is not None:
+        claims.append((match, {"op": "claim", **about, "link": link, "born": births}))
+    if held is not None:
+        # moved: the row lives on under another value; else it is gone, and the value stays with its link
+        claims.append((held, {"op": "release", **about, "link": link, "moved": event.values is not None}))
+    return tuple(claims)
+
+
+def _waiting(pending: list[dict[str, Any]], change: Change) -> list[dict[str, Any]]:
+    """`pending` and one more, never more than KEPT_PENDING.
+
+    A row image holds all that the ones before it did, so nothing is lost when two updates are drawn together but who wrote a value in
+    between and
+    when: what the first changed counts as written with the second. A row inserted anew needs nothing from before its delete.
+    """
+    doc = change.to_json()
+    if change.op is Op.CREATE:
+        return [doc]
+    waiting = [*pending, doc]
+    while len(waiting) > KEPT_PENDING:
+        drawn = next((at for at in range(1, len(waiting) - 1) if waiting[at]["values"] is not None), None)
+        if drawn is None or waiting[drawn + 1]["values"] is None:
+            del waiting[drawn if drawn is not None else 1]
+        else:
+            waiting[drawn : drawn + 2] = [{**waiting[drawn + 1], "values": {**waiting[drawn]["values"], **waiting[drawn + 1]["values"]}}]
+    return waiting
