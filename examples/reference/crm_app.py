@@ -376,8 +376,8 @@ class Crm(Workload):
         with self.transaction() as tx:
             tx.write(
                 f"{table} u",
-                f"WITH some AS (SELECT id FROM {table} ORDER BY id LIMIT %s FOR UPDATE)"
-                f" UPDATE {table} SET {column} = %s, updated_at = clock_timestamp() FROM some WHERE {table}.id = some.id",
+                f"WITH chosen AS (SELECT id FROM {table} ORDER BY id LIMIT %s FOR UPDATE)"
+                f" UPDATE {table} SET {column} = %s, updated_at = clock_timestamp() FROM chosen WHERE {table}.id = chosen.id",
                 (BULK_ROWS, value),
             )
 

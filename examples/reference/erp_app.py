@@ -417,8 +417,8 @@ class Erp(Workload):
         with self.transaction() as tx:
             tx.write(
                 f"{table} u",
-                f"WITH some AS (SELECT id FROM {table} ORDER BY id LIMIT %s FOR UPDATE)"
-                f" UPDATE {table} SET {change}, write_date = {NOW} FROM some WHERE {table}.id = some.id",
+                f"WITH chosen AS (SELECT id FROM {table} ORDER BY id LIMIT %s FOR UPDATE)"
+                f" UPDATE {table} SET {change}, write_date = {NOW} FROM chosen WHERE {table}.id = chosen.id",
                 (BULK_ROWS,),
             )
 
