@@ -1,0 +1,586 @@
+"""Hands Faust agents whole chunks of records: our transport on top of Faust's.
+
+    app = ChunkApp("concord", bootstrap="127.0.0.1:9092")
+    seen = app.Table("seen", partitions=4)
+
+    @app.agent(app.chunk_topic("crm.public.account", "links.crm.public.account"))
+    async def account(chunks):
+        async for chunk in chunks:                       # records of ONE partition of one topic, in order
+            await app.deliver((OUT, r.key, r.value) for r in chunk)
+            seen[key] = ...
+        # asking for the next chunk = this one is finished
+
+    async def dead_letter(agent, record, error): await app.deliver([("dead.crm", record.key, record.value)])
+    app.on_poison = dead_letter                          # else a record that keeps failing holds its partition
+
+Where a record goes:
+
+    aiokafka's thread   Fetcher ── a fetched run of a partition ──▶ ConsumerThread.fetch
+                                                                        │
+    the event loop      Consumer._drain_once ── Ledger.hand_out ── chunks ──▶ Lane (one per agent and partition number) ──▶ your function
+                            ▲                                                   │ deliver: outputs ──┐
+                            └── changelog runs ──▶ ChunkRecovery ──▶ ChunkTable │ flush: table ──────┤ ChunkProducer (librdkafka)
+                                                                                ▼                    │
+                        Faust commits what Ledger.committable allows  ◀── finish ◀── durable ────────┘
+
+Subclasses of Faust's parts, given to it as settings, nothing is patched; tests/streams/test_guard.py says what of Faust this leans on and
+when a new version has moved it. Why it is done so: docs/decisions/0001-chunks-through-faust.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import faust
+from aiokafka.errors import ConsumerStoppedError, KafkaError
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from schemas.errors import ConcordError
+from streams.chunks import Chunk, Forgotten, Ledger, Record, current_chunk
+from streams.chunks_agent import ChunkAgent, Handler, Lane
+from streams.chunks_table import ChunkRecovery, ChunkTable, ChunkTableManager, changelog_records
+from streams.producer import ChunkProducer, Delivered, DeliveryFailed, Output
+
+__all__ = [
+    "Chunk",
+    "ChunkApp",
+    "ChunkTable",
+    "DeliveryFailed",
+    "Forgotten",
+    "Handler",
+    "Health",
+    "MissingTopic",
+    "Output",
+    "Record",
+    "run_worker",
+]
+
+logger = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.5  # a fetch that finds nothing returns after this; being fetched from keeps aiokafka in the group
+STOP_SECONDS = 2.0  # what chunks in work get to end in when the worker stops
+
+OnPoison = Callable[[str, Any, Exception], Awaitable[None]]
+
+
+class MissingTopic(ConcordError):
+    """A topic that must be there before the streams start is not."""
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """aiokafka in a thread of its own, so that heartbeats go on while the event loop works."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._nudged = False
+        self._sleeper: asyncio.Future[None] | None = None
+        self._paused_for: tuple[Any, frozenset[TP]] | None = None
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = cast("ChunkApp", self.app).fetch_max_wait_ms  # Faust hard-codes 1,500
+        return consumer
+
+    def call(self, work: Awaitable[Any]) -> asyncio.Future[Any]:
+        """Run a coroutine in the thread; cheaper than Faust's method queue, and it can be cancelled."""
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(cast(Any, work), self.thread_loop))
+
+    def nudge(self) -> None:
+        """From any thread: a waiting fetch returns at once, since what it was asked for has changed."""
+        with contextlib.suppress(RuntimeError):  # the thread's loop is closed: nobody waits
+            self.thread_loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._nudged = True
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+
+    async def fetch(self, tps: set[TP], active: set[TP], seeks: Mapping[TP, int], timeout: float) -> Mapping[Any, list[Any]] | None:
+        """What is there of `tps`, by partition; waits for it, at most `timeout` seconds. None: they are not all ours now.
+
+        `active` is what may be read from the broker, also ahead; all other partitions (changelogs, once recovered) are paused.
+        """
+        consumer = self._ensure_consumer()
+        fetcher, subscriptions = consumer._fetcher, consumer._subscription
+        if consumer._closed or fetcher._closed:
+            raise ConsumerStoppedError
+        if subscriptions.reassignment_in_progress or not tps <= consumer.assignment():
+            return None
+        self._pause_all_but(active, consumer)
+        for tp, offset in seeks.items():
+            consumer.seek(driver.ensure_aiokafka_TP(tp), offset)
+        with subscriptions.fetch_context():
+            if tps and (found := await fetcher.fetched_records(tps)):
+                return cast("Mapping[Any, list[Any]]", found)
+            if not self._nudged:
+                self._sleeper = self.thread_loop.create_future()
+                arrived = fetcher._create_fetch_waiter()
+                try:
+                    await asyncio.wait([arrived, self._sleeper], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    arrived.cancel()
+                    self._sleeper = None
+            self._nudged = False
+            if fetcher._closed:
+                raise ConsumerStoppedError
+            if not tps or subscriptions.reassignment_in_progress:
+                return {}
+            return cast("Mapping[Any, list[Any]]", await fetcher.fetched_records(tps))
+
+    def _pause_all_but(self, active: set[TP], consumer: Any) -> None:
+        assignment = consumer._subscription.subscription.assignment
+        wanted = (assignment, frozenset(active))
+        if self._paused_for == wanted:
+            return
+        for tp in consumer.assignment():
+            if tp in active:
+                consumer._subscription.resume(tp)
+            else:
+                consumer._subscription.pause(tp)
+        self._paused_for = wanted
+
+    async def start_offsets(self, tps: Iterable[TP]) -> tuple[dict[TP, int], dict[TP, int]]:
+        """Where to start reading: the committed offset, else by auto_offset_reset, but never before the first record there is.
+
+        Second: how many records were deleted by retention before they were read.
+        """
+        consumer = self._ensure_consumer()
+        asked = [driver.ensure_aiokafka_TP(tp) for tp in tps]
+        committed, first = await asyncio.gather(
+            asyncio.gather(*(consumer.committed(tp) for tp in asked)),
+            consumer.beginning_offsets(asked),
+        )
+        found, lost = {}, {}
+        unknown = [tp for tp, offset in zip(asked, committed, strict=True) if offset is None]
+        ends = await consumer.end_offsets(unknown) if unknown and self.app.conf.consumer_auto_offset_reset == "latest" else first
+        for tp, offset in zip(asked, committed, strict=True):
+            start = ends[tp] if offset is None else offset
+            if start < first[tp]:
+                lost[TP(*tp)] = first[tp] - start
+            found[TP(*tp)] = max(start, first[tp])
+        return found, lost
+
+
+class Consumer(driver.Consumer):
+    """Faust's consumer with the ledger as the one owner of what was read, finished and may be committed."""
+
+    _thread: ConsumerThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ledger = Ledger(cast("ChunkApp", self.app).chunk_size)
+        self._settled = asyncio.Event()
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        running = type(asyncio.get_running_loop())
+        loop = running() if running.__module__.startswith("uvloop") else None  # the thread gets the same kind of loop
+        thread = ConsumerThread(self, loop=self.loop, beacon=self.beacon, thread_loop=loop)
+        if loop is not None:
+            thread._close_thread_loop_on_stop = True
+        return thread
+
+    # what the lanes report ----------------------------------------------------------------------------------------------------------
+
+    def begin(self, chunk: Chunk) -> None:
+        was_full = not self.ledger.wants(chunk.tp)
+        self.ledger.begin(chunk)
+        if was_full:
+            self._thread.nudge()
+
+    def finish(self, chunk: Chunk) -> None:
+        if self.ledger.finish(chunk):
+            self._n_acked += len(chunk)
+        self._settled.set()
+
+    def give_back(self, agent: str, chunk: Chunk, error: BaseException, *, retriable: bool) -> None:
+        """The agent failed: the chunk comes back, later."""
+        failure = self.ledger.give_back(chunk, error, retriable=retriable)
+        self._settled.set()
+        self._thread.nudge()
+        if failure is not None:
+            wait = max(0.0, failure.until - self.ledger.clock())
+            logger.error("agent %s failed on %r (%d in a row), again in %.1f s", agent, chunk, failure.count, wait, exc_info=error)
+
+    @property
+    def _recovery(self) -> ChunkRecovery:
+        return cast(ChunkTableManager, self.app.tables).recovery
+
+    # positions, as Faust sees them --------------------------------------------------------------------------------------------------
+
+    def stream_partitions(self) -> set[TP]:
+        """Assigned partitions that agents read."""
+        return {tp for tp in self.assignment() if not self._is_changelog_tp(tp)}
+
+    def _forget_streams(self) -> None:
+        known = {*self.ledger.next, *self.ledger.inflight, *self.assignment()}
+        self.ledger.forget({tp for tp in known if not self._is_changelog_tp(tp)})
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await super().on_partitions_revoked(revoked)  # calls wait_empty, which waits for chunks in work and commits them
+        self.ledger.forget(revoked)
+        self._forget_streams()
+
+    def resume_flow(self) -> None:
+        super().resume_flow()
+        self._thread.nudge()
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        super().resume_partitions(tps)
+        self._thread.nudge()
+
+    async def perform_seek(self) -> None:
+        """Start again at the committed offsets: the drain loop looks them up."""
+        self._forget_streams()
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        """Called by recovery, for changelog partitions."""
+        self.ledger.forget(partitions)
+
+    async def wait_empty(self) -> None:
+        """Before partitions are given away: let chunks in work end, commit. What is not done by the deadline comes again elsewhere."""
+        app = cast("ChunkApp", self.app)
+        self.ledger.drop_waiting()
+        limit = app.stop_seconds if self.app.should_stop else self.app.conf.broker_rebalance_timeout / 2
+        deadline = time.monotonic() + limit
+        while working := self.ledger.in_work():
+            self._settled.clear()
+            try:
+                await asyncio.wait_for(self._settled.wait(), max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                logger.warning("still in work after %.0f s, given up: %s", limit, ", ".join(map(repr, working)))
+                app.abandon_work()
+                self.ledger.forget({chunk.tp for chunk in working})
+                break
+        try:
+            async with asyncio.timeout(limit):
+                for _ in range(2):  # one that is under way already does not cover what was finished since
+                    await self.commit_and_end_transactions()
+        except TimeoutError:
+            logger.warning("offsets not committed within %.0f s: the last chunks come again", limit)
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Any:
+        tps = self.ledger.inflight.keys() | self.ledger.done.keys()
+        return [tp for tp in tps if topics is None or tp in topics or tp.topic in topics]
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self.ledger.committable(tp)
+
+    async def verify_all_partitions_active(self) -> None:
+        """Faust's detector of stalled streams watches counters that chunks do not touch; `ChunkApp.health` tells instead."""
+
+    # reading ------------------------------------------------------------------------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        try:
+            while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+                if not self.flow_active:
+                    await self.wait(cast(Any, self.can_resume_flow))
+                    continue
+                try:
+                    await self._drain_once()
+                except ConsumerStoppedError:
+                    raise
+                except KafkaError as exc:
+                    logger.warning("reading from Kafka failed, again in %.1f s: %r", IDLE_SECONDS, exc)
+                    await asyncio.sleep(IDLE_SECONDS)
+        except (ConsumerStoppedError, asyncio.CancelledError):
+            if not self.app.should_stop:
+                raise
+
+    async def _drain_once(self) -> None:
+        ledger, active = self.ledger, set(self._get_active_partitions())
+        lost = {tp for tp in active if tp not in ledger.next}
+        if lost:
+            await self._look_up(lost)
+        wanted = {tp for tp in active if tp in ledger.next and ledger.wants(tp)}
+        starts = {tp: ledger.next[tp] for tp in wanted}
+        seeks = {tp: starts[tp] for tp in wanted & ledger.rewind}
+        ledger.rewind -= seeks.keys()
+        retries = [failure.until - ledger.clock() for tp, failure in ledger.failed.items() if tp in active and tp not in wanted]
+        try:
+            fetched = await self._thread.call(self._thread.fetch(wanted, active, seeks, max(0.0, min([IDLE_SECONDS, *retries]))))
+        except BaseException:
+            ledger.rewind |= wanted
+            raise
+        if fetched is None:  # a rebalance is under way
+            ledger.rewind |= wanted
+            await asyncio.sleep(0.01)
+            return
+        for key, records in fetched.items():
+            tp = TP(key.topic, key.partition)
+            if self.flow_active and ledger.next.get(tp) == starts[tp] and tp not in ledger.rewind:
+                self._hand_out(tp, records)
+            else:
+                ledger.rewind.add(tp)
+
+    async def _look_up(self, tps: set[TP]) -> None:
+        ledger, recovery = self.ledger, self._recovery
+        epoch = ledger.epoch
+        logs = {tp for tp in tps if self._is_changelog_tp(tp)}
+        found = {tp: offset for tp in logs if (offset := recovery.start_offset(tp)) is not None}
+        if tps - logs:
+            starts, lost = await self._thread.call(self._thread.start_offsets(tps - logs))
+            if epoch != ledger.epoch:
+                return
+            for tp, count in lost.items():
+                logger.error("%s/%d: %d records were deleted by retention before they were read", tp.topic, tp.partition, count)
+            self._committed_offset.update(starts)
+            found.update(starts)
+        ledger.next.update(found)
+        ledger.rewind.update(found)
+
+    def _hand_out(self, tp: TP, records: list[Any]) -> None:
+        if self._is_changelog_tp(tp):
+            self.ledger.next[tp] = records[-1].offset + 1
+            self._recovery.apply(tp, records)
+            return
+        lane = cast("ChunkApp", self.app).lane(tp)
+        for chunk in self.ledger.hand_out(tp, records):
+            lane.put(chunk)
+
+
+class Transport(driver.Transport):
+    Consumer = Consumer
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a worker is doing. `ready`: it has its partitions, its tables are restored, and it reads."""
+
+    ready: bool
+    partitions: int  # that its agents read; 0 is fine when there are more workers than partitions
+    lag: Mapping[str, int]  # topic → records not finished yet, of this worker's partitions
+    failing: Mapping[str, str]  # "topic/partition@offset" → what keeps it from getting on
+
+
+class ChunkApp(faust.App):
+    """A Faust app whose agents receive chunks."""
+
+    #: Takes over a record that keeps failing: (agent, record, error). None: its partition waits and tries for ever.
+    on_poison: OnPoison | None = None
+
+    def __init__(
+        self,
+        id: str,
+        *,
+        bootstrap: str = "",  # "host:port,host:port"; or Faust's own `broker`
+        chunk_size: int = 2000,  # 185,000 records/s at 8,000 against 161,000 at 2,000 and 96,000 at 500; latency asks for less
+        fetch_max_wait_ms: int = 50,  # only a broker with nothing to say waits so long; a new position waits for that answer
+        producer_config: Mapping[str, Any] | None = None,  # librdkafka settings
+        warm: Iterable[str] = (),  # output topics whose metadata is fetched before anything is read; each must exist
+        stop_seconds: float = STOP_SECONDS,
+        **settings: Any,
+    ) -> None:
+        if bootstrap:
+            settings.setdefault("broker", [f"kafka://{server.strip()}" for server in bootstrap.split(",")])
+        settings = {
+            "broker_session_timeout": 6.0,  # the broker's minimum: a killed worker's partitions stand still for so long
+            "broker_heartbeat_interval": 1.0,
+            "broker_rebalance_timeout": 20.0,  # half of it is what a chunk in work gets before its partition moves
+            "broker_commit_interval": 0.25,  # a killed worker does this much again; status sees it settled so soon
+            "topic_disable_leader": True,  # saves a topic; nobody asks for a leader
+            "table_standby_replicas": 0,  # a million keys are restored in seconds
+            "consumer_auto_offset_reset": "earliest",
+            "store": "memory://",
+            "web_enabled": False,
+            "autodiscover": False,
+            "Agent": ChunkAgent,
+            "Table": ChunkTable,
+            "TableManager": ChunkTableManager,
+            **settings,
+        }
+        super().__init__(id, **settings)
+        self.chunk_size, self.fetch_max_wait_ms, self.stop_seconds = chunk_size, fetch_max_wait_ms, stop_seconds
+        self.producer_config = dict(producer_config or {})
+        self.warm_topics = tuple(warm)
+        self._chunk_producer: ChunkProducer | None = None
+        self._agents_by_topic: dict[str, ChunkAgent] = {}
+
+    # for agents ---------------------------------------------------------------------------------------------------------------------
+
+    def chunk_topic(self, *names: str, **kwargs: Any) -> Any:
+        """Topics for one agent. They must have the same number of partitions if the agent has a table."""
+        return self.topic(*names, key_serializer="raw", value_serializer="raw", **kwargs)
+
+    async def deliver(self, items: Iterable[Output | tuple[Any, ...]]) -> dict[tuple[str, int], Delivered]:
+        """Send `(topic, key, value[, partition[, headers]])`s; returns when all are durable.
+
+        Raises DeliveryFailed if one is not (the chunk in hand then fails and comes back), Refused if one never will be, and Forgotten if
+        the chunk in hand was taken away meanwhile.
+        """
+        chunk = current_chunk.get()
+        if chunk is not None and chunk.stale:
+            raise Forgotten(repr(chunk))
+        return await self._deliver(items)
+
+    async def _deliver(self, items: Iterable[Output | tuple[Any, ...]]) -> dict[tuple[str, int], Delivered]:
+        producer = self._chunk_producer
+        if producer is None:
+            producer = self._chunk_producer = self._new_chunk_producer()
+        try:
+            return await producer.deliver(items)
+        except DeliveryFailed:
+            if producer is self._chunk_producer:  # an idempotent producer that lost a record may be of no more use
+                self._renew_producer()
+            raise
+
+    def _new_chunk_producer(self) -> ChunkProducer:
+        servers = ",".join(f"{url.host}:{url.port or 9092}" for url in self.conf.broker)
+        return ChunkProducer({"bootstrap.servers": servers, "client.id": self.conf.id, **self.producer_config})
+
+    def _renew_producer(self) -> None:
+        producer, self._chunk_producer = self._chunk_producer, None
+        if producer is not None:
+            producer.discard()
+
+    async def flush(self, chunk: Chunk) -> None:
+        """Make the table changes of a chunk durable in the changelog."""
+        chunk.flushing = True
+        try:
+            delivered = await self._deliver(changelog_records(chunk))
+        except BaseException:
+            chunk.undo()
+            raise
+        finally:
+            chunk.flushing = False
+        tables = {cast("ChunkTable[Any]", table) for table, _ in chunk.changes}
+        chunk.changes = {}
+        for table in tables:
+            table.flushed(chunk.partition, delivered[table.changelog_topic_name, chunk.partition])
+
+    def lane(self, tp: TP) -> Lane:
+        return self._agents_by_topic[tp.topic].lane(tp.partition)
+
+    def abandon_work(self) -> None:
+        """Chunks in work do not come to an end: nothing that they still do counts."""
+        self._renew_producer()
+        for agent in set(self._agents_by_topic.values()):
+            for lane in agent.lanes.values():
+                if lane.chunk is not None:
+                    lane.abandon()
+
+    # for operators ------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """It has its partitions, its tables are restored, and it reads."""
+        return self.health().ready
+
+    def health(self) -> Health:
+        """Cheap, never blocks."""
+        consumer = cast("Consumer | None", self._consumer)
+        if consumer is None or not consumer._thread.started or self.should_stop:
+            return Health(False, 0, {}, {})
+        ledger, tps = consumer.ledger, consumer.stream_partitions()
+        consuming = consumer.flow_active and not self.rebalancing and self.tables.actives_ready and all(tp in ledger.next for tp in tps)
+        lag: dict[str, int] = {}
+        for tp in tps:
+            position = ledger.position(tp)
+            end = consumer.highwater(tp)
+            if position is not None and end is not None:
+                lag[tp.topic] = lag.get(tp.topic, 0) + max(0, end - position)
+        failing = {f"{tp.topic}/{tp.partition}@{failure.first}": failure.error for tp, failure in ledger.failed.items()}
+        return Health(consuming, len(tps), lag, failing)
+
+    async def wait_ready(self, timeout: float = 30.0) -> None:
+        """Raises TimeoutError."""
+        async with asyncio.timeout(timeout):
+            while not self.ready:
+                if self.crash_reason is not None:
+                    raise self.crash_reason
+                await asyncio.sleep(0.02)
+
+    @contextlib.asynccontextmanager
+    async def running(self, timeout: float = 30.0) -> AsyncIterator[ChunkApp]:
+        """Within the block the app runs in this event loop, ready."""
+        starting = asyncio.get_running_loop().create_task(self.start())
+        try:
+            await self.wait_ready(timeout)
+            await starting
+            yield self
+        finally:
+            await self.stop()
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+
+    # Faust's hooks ------------------------------------------------------------------------------------------------------------------
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, cast(Any, self))
+
+    def _create_directories(self) -> None:
+        """Nothing of ours is on disk."""
+
+    async def on_first_start(self) -> None:
+        for name in ("aiokafka", "faust", "mode"):
+            if logging.getLogger(name).level == logging.NOTSET:
+                logging.getLogger(name).setLevel(logging.WARNING)  # aiokafka at DEBUG is 5 % of the CPU, the others narrate
+        await super().on_first_start()
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        for agent in self.agents.values():
+            for topic in agent.get_topic_names():
+                if topic in self._agents_by_topic:
+                    raise ValueError(f"topic {topic!r} has two agents, {self._agents_by_topic[topic].name!r} and {agent.name!r}")
+                self._agents_by_topic[topic] = cast(ChunkAgent, agent)
+
+    async def on_shutdown(self) -> None:
+        await super().on_shutdown()
+        producer, self._chunk_producer = self._chunk_producer, None
+        if producer is not None:
+            await asyncio.to_thread(producer.close, self.stop_seconds)
+
+
+def run_worker(
+    app: ChunkApp,
+    *,
+    on_ready: Callable[[], None] | None = None,
+    uvloop: bool = True,
+    switch_interval: float = 0.0002,  # three threads pass the interpreter on; at the default 5 ms a record waits for it twice
+) -> None:
+    """Run until SIGTERM or SIGINT: then chunks in work are finished and committed. Raises what made the worker crash.
+
+    Unlike Faust's own worker it leaves logging, stdout and the process title alone, and opens no port.
+    """
+    sys.setswitchinterval(switch_interval)
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if uvloop and sys.platform != "win32":
+        import uvloop as fast  # here, since there is none for Windows
+
+        factory = fast.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(_serve(app, on_ready))
+
+
+async def _serve(app: ChunkApp, on_ready: Callable[[], None] | None) -> None:
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    starting = loop.create_task(app.start())
+    stopping = loop.create_task(asked.wait())
+    try:
+        told = False
+        while not asked.is_set() and app.crash_reason is None:
+            await asyncio.wait([stopping] if starting.done() else [stopping, starting], timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done() and (error := starting.exception()) is not None:
+                raise error
+            if not told and on_ready is not None and app.ready:
+                told = True
+                on_ready()
+    finally:
+        await app.stop()
+        for task in (starting, stopping):
+            task.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+    if app.crash_reason is not None:
+        raise app.crash_reason
