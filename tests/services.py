@@ -25,7 +25,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # its typing forgets to export the one
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -113,7 +113,7 @@ def _embedded_lacks(service: Service) -> str | None:
     """What the embedded stack would miss to be this service; None if nothing."""
     from console import stack
 
-    return stack.kafka_lacks() if service is KAFKA else stack.postgres_lacks()
+    return stack.kafka_lacks(HOME) if service is KAFKA else stack.postgres_lacks()
 
 
 class _Embedded:
@@ -336,7 +336,7 @@ def _drop_slots(admin: psycopg.Connection, database: str) -> None:
 
 @functools.cache
 def _admin(kafka: str) -> AdminClient:
-    return AdminClient({"bootstrap.servers": kafka, "logger": None})
+    return AdminClient({"bootstrap.servers": kafka})
 
 
 def _wait_for_kafka(address: str) -> None:
