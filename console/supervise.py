@@ -133,9 +133,9 @@ class Supervisor:
     def _supervise(self, file: Path) -> None:
         next_beat = 0.0
         while not self._stops:
-            self._start_due()
+            started = self._start_due()
             now = time.monotonic()
-            if now >= next_beat:
+            if started or now >= next_beat:
                 write_json(file, self._told())
                 next_beat = now + HEARTBEAT_SECONDS
             waits = [child.start_at - now for child in self._children.values() if child.start_at is not None]
@@ -158,10 +158,11 @@ class Supervisor:
             self._ended(event)
         return True
 
-    def _start_due(self) -> None:
-        for child in self._children.values():
-            if child.start_at is not None and child.start_at <= time.monotonic():
-                self._start(child)
+    def _start_due(self) -> bool:
+        due = [child for child in self._children.values() if child.start_at is not None and child.start_at <= time.monotonic()]
+        for child in due:
+            self._start(child)
+        return bool(due)
 
     def _start(self, child: _Child) -> None:
         child.process = process = subprocess.Popen(

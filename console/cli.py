@@ -1,0 +1,384 @@
+"""`concord`: the commands. Each loads the configuration, asks one module of this package, prints its answer, and ends with
+
+    0   it is as it should be
+    1   it is not
+    2   it could not be asked
+
+What a command needs is imported when it runs: `concord status` must not pay for Faust.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import orjson
+from rich.console import Console
+
+from console import logs
+from console.parts import Busy, Stopped, being, end_with_supervisor, raise_stopped, stop_on_signals
+from schemas.errors import ConcordError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+OK, NOT_OK, NOT_ASKED = 0, 1, 2
+
+Command = Callable[..., int | None]
+
+
+def say_json(told: Any) -> None:
+    sys.stdout.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode() + "\n")
+    sys.stdout.flush()
+
+
+def screen() -> Console:
+    """For people. A pipe gets lines as wide as they are."""
+    return Console(highlight=False, **({} if sys.stdout.isatty() else {"width": 160}))
+
+
+def _refused(error: ConcordError, as_json: bool, file: Path) -> None:
+    problems = error.problems if isinstance(error, ConfigError) else ()
+    if as_json:
+        told: dict[str, Any] = {"error": "the configuration has problems" if problems else logs.first_line(error)}
+        if problems:
+            told["problems"] = [{"where": one.where, "what": one.what, "mend": one.mend} for one in problems]
+        say_json(told)
+        return
+    err = Console(stderr=True, highlight=False, soft_wrap=True)
+    if problems:
+        err.print(f"[bold red]{file} cannot be used:[/] {len(problems)} problem{'s' * (len(problems) != 1)}", markup=True)
+        for one in problems:
+            err.print(f"  {one.where}", style="bold", end="", markup=False)
+            err.print(f": {one.what}" + (f"\n      → {one.mend}" if one.mend else ""), markup=False)
+    else:
+        err.print("concord: ", style="bold red", end="")
+        err.print(logs.first_line(error), markup=False)
+
+
+def command(group: click.Group, name: str, *, report: bool = False, part: bool = False) -> Callable[[Command], click.Command]:
+    """Makes a function a command with `-c`, `--debug`, with `report` also `--json`; its return value is the exit status.
+
+    The function gets `file`, `debug` and, with `report`, `as_json`. Expected errors are printed, never as a traceback.
+    """
+
+    def decorate(function: Command) -> click.Command:
+        @click.pass_context
+        @functools.wraps(function)
+        def run(context: click.Context, /, config_file: Path | None, debug: bool, as_json: bool = False, **given: Any) -> NoReturn:
+            file = config_file or context.find_root().params.get("config_file") or Path("concord.yaml")
+            if not part:
+                logs.set_up(debug=debug, quiet=report)
+            try:
+                if report:
+                    given["as_json"] = as_json
+                sys.exit(function(file=file, debug=debug, **given) or OK)
+            except ConcordError as error:
+                _refused(error, as_json, file)
+                sys.exit(NOT_OK if isinstance(error, Busy) else NOT_ASKED)
+            except KeyboardInterrupt:
+                sys.exit(128 + signal.SIGINT)
+
+        options = [
+            click.option(
+                "-c",
+                "--config",
+                "config_file",
+                type=click.Path(path_type=Path, dir_okay=False),
+                envvar="CONCORD_CONFIG",
+                help="The configuration.  [default: concord.yaml]",
+            ),
+            click.option("--debug", is_flag=True, help="Log what happens in detail."),
+        ]
+        if report:
+            options.insert(1, click.option("--json", "as_json", is_flag=True, help="The same facts, for scripts."))
+        made: Any = run
+        for option in reversed(options):
+            made = option(made)
+        return group.command(name, short_help=(function.__doc__ or "").splitlines()[0].rstrip("."))(made)
+
+    return decorate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("-c", "--config", "config_file", type=click.Path(path_type=Path, dir_okay=False), help="The configuration, for any command.")
+@click.version_option(package_name="concord")
+def cli(config_file: Path | None) -> None:
+    """Keeps two PostgreSQL databases with different schemas in agreement, both ways.
+
+    \b
+    concord check     is the configuration sound, are both databases fit?
+    concord up        run it, here, until Ctrl-C
+    concord status    how far behind, what is stuck, what is alive
+    concord verify    do both sides agree? each difference by name
+
+    Exit status: 0 = as it should be, 1 = it is not, 2 = it could not be asked.
+    """
+
+
+# --- before anything runs ---------------------------------------------------------------------------------------------------------
+
+
+@command(cli, "check", report=True)
+def check(file: Path, debug: bool, as_json: bool) -> int:
+    """Is the configuration sound and are the databases fit? Every problem with its mend.
+
+    Nothing is changed. Run it before `concord up`, and again after a change to the configuration or to a table.
+
+    \b
+      concord check -c concord.yaml
+      concord check --json | jq -r '.problems[].where'
+    """
+    from console import check as checking
+
+    found = checking.check(file)
+    say_json(found.to_json()) if as_json else checking.show(found, screen())
+    return OK if found.fit else NOT_ASKED if found.unanswered else NOT_OK
+
+
+@cli.command("schema", short_help="JSON Schema of the configuration, for editors")
+def schema() -> None:
+    """JSON Schema of the configuration, for editors.
+
+    \b
+      concord schema > concord.schema.json
+      # and as the first line of concord.yaml:
+      # yaml-language-server: $schema=concord.schema.json
+    """
+    from schemas.config import json_schema
+
+    say_json(json_schema())
+
+
+# --- running ----------------------------------------------------------------------------------------------------------------------
+
+
+@command(cli, "up")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Streams workers.")
+@click.option("--sink-workers", type=click.IntRange(1, 16), default=1, show_default=True, help="Sink workers per system.")
+def up(file: Path, debug: bool, workers: int, sink_workers: int) -> int:
+    """Run the whole pipeline here, in the foreground.
+
+    A source and a sink per system and the streams, each a process; one that dies is started again. Ctrl-C lets each finish its batch and
+    stops; a second Ctrl-C stops at once. Whatever ends it, it goes on where it was the next time.
+
+    \b
+      concord up -c concord.yaml
+      concord up -c concord.yaml --workers 2
+    """
+    from console import wiring
+    from console.supervise import Supervisor
+
+    config = wiring.open_config(file)
+    stop_on_signals(raise_stopped)
+    try:
+        pipeline = wiring.patiently("starting", lambda: wiring.open_pipeline(config))
+        wiring.patiently("preparing", lambda: wiring.prepare(pipeline))
+        supervisor = Supervisor(wiring.part_commands(pipeline, file, workers, sink_workers, debug), wiring.run_dir(config))
+        stop_on_signals(supervisor.stop)
+    except Stopped:
+        return OK
+    return supervisor.run()
+
+
+def _run_part(name: str, kind: str, file: Path, debug: bool, system: str | None, worker: int) -> int:
+    """One part in this process, until it is asked to stop."""
+    from console import metrics, wiring
+
+    logs.set_up(name, debug=debug)
+    stop_on_signals(raise_stopped)
+    try:
+        config = wiring.open_config(file)
+        if system is not None and system not in config.systems:
+            raise click.BadParameter(f"{system!r}: {file} has the systems {', '.join(config.systems)}", param_hint="SYSTEM")
+        with being(name, wiring.run_dir(config)) as told:
+            try:
+                pipeline = wiring.patiently("starting", lambda: wiring.open_pipeline(config))
+                wiring.patiently("preparing", lambda: wiring.prepare(pipeline))
+                told.tell(metrics=metrics.serve(wiring.metrics_port(pipeline, kind, system, worker)))
+                run, stop = wiring.build(kind, pipeline, system, worker)
+                if stop is not None:
+                    stop_on_signals(lambda: (told.tell(state="stopping"), stop())[-1])
+                told.tell(state="running")
+                logger.info("running")
+                run()
+            except Stopped:
+                pass
+            except BaseException as error:
+                # what `up` and `status` show as the reason; told, not handled
+                if isinstance(error, Exception):
+                    told.tell(state="failed", error=logs.first_line(error))
+                raise
+            told.tell(state="stopped", error=None)
+    except Stopped:
+        pass
+    except ConfigError as error:
+        for problem in error.problems:
+            logger.error("%s", problem)
+        return NOT_ASKED
+    except ConcordError as error:
+        logger.error("%s", logs.first_line(error))
+        return NOT_OK if isinstance(error, Busy) else NOT_ASKED
+    except click.ClickException:
+        raise
+    except Exception:  # the outermost place: the process ends, its supervisor starts it again
+        logger.exception("ended by an error nobody expected")
+        return 70
+    logger.info("stopped")
+    return OK
+
+
+WORKER = click.option("--worker", type=click.IntRange(0, 999), default=0, show_default=True, help="Number of this worker, each its own.")
+
+
+@command(cli, "source", part=True)
+@click.argument("system")
+def source(system: str, file: Path, debug: bool) -> int:
+    """Read one system's change log into Kafka: one part of `concord up`.
+
+    \b
+      concord source crm -c concord.yaml
+    """
+    return _run_part(f"source-{system}", "source", file, debug, system, 0)
+
+
+@command(cli, "streams", part=True)
+@WORKER
+def streams(worker: int, file: Path, debug: bool) -> int:
+    """Map, identify and merge: one part of `concord up`, any number on any machines.
+
+    \b
+      concord streams -c concord.yaml
+      concord streams -c concord.yaml --worker 1
+    """
+    return _run_part(f"streams-{worker}", "streams", file, debug, None, worker)
+
+
+@command(cli, "sink", part=True)
+@click.argument("system")
+@WORKER
+def sink(system: str, worker: int, file: Path, debug: bool) -> int:
+    """Write golden records to one system: one part of `concord up`, any number on any machines.
+
+    \b
+      concord sink erp -c concord.yaml
+      concord sink erp -c concord.yaml --worker 1
+    """
+    return _run_part(f"sink-{system}-{worker}", "sink", file, debug, system, worker)
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------------------
+
+
+@command(cli, "status", report=True)
+@click.option(
+    "--wait", "seconds", type=click.FloatRange(0), help="Wait up to so many seconds until nothing is in flight; 1 if it still is."
+)
+@click.option("--watch", is_flag=True, help="A live screen, until Ctrl-C.")
+def status(file: Path, debug: bool, as_json: bool, seconds: float | None, watch: bool) -> int:
+    """How far behind is each system, what is stuck, what is alive.
+
+    Exit status 0 when every part that should run does and nothing is dead-lettered; with --wait, when all has settled too.
+
+    \b
+      concord status
+      concord status --watch
+      concord status --wait 60 --json | jq .settled
+    """
+    from console import status as asking
+    from console import wiring
+
+    config = wiring.open_config(file)
+    pipeline = wiring.open_pipeline(config)
+    if watch:
+        asking.watch(pipeline, screen())
+        return OK
+    report = asking.status(pipeline) if seconds is None else asking.settled_within(pipeline, seconds)
+    say_json(report) if as_json else asking.show(report, screen(), config.name)
+    if seconds is not None:
+        return OK if report["settled"] else NOT_OK
+    return OK if asking.is_well(report) else NOT_OK
+
+
+@command(cli, "verify", report=True)
+@click.option("--entity", "entities", multiple=True, help="Only this entity; may be given again.")
+@click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="Name so many differences; all are counted.")
+def verify(file: Path, debug: bool, as_json: bool, entities: tuple[str, ...], limit: int) -> int:
+    """Do both sides agree? Compares them through the mapping, while live, and names each difference.
+
+    A row that is in flight is looked at again before anything is said about it. Values are shown: you asked for them.
+
+    \b
+      concord verify
+      concord verify --entity customer --limit 1000 --json
+    """
+    from console import verify as verifying
+    from console import wiring
+
+    config = wiring.open_config(file)
+    pipeline = wiring.open_pipeline(config)
+    unknown = [name for name in entities if name not in pipeline.entities]
+    if unknown:
+        raise click.BadParameter(f"no entity {unknown[0]!r}: {file} has {', '.join(pipeline.entities)}", param_hint="--entity")
+    report = verifying.verify(pipeline, entities or tuple(pipeline.entities), limit)
+    say_json(report.to_json()) if as_json else verifying.show(report, screen())
+    return OK if report.equal else NOT_OK
+
+
+@cli.group("dead")
+def dead() -> None:
+    """What could not be applied as it is, and why.
+
+    \b
+      concord dead list
+      concord dead show erp:17
+    """
+
+
+@command(dead, "list", report=True)
+@click.option("--system", help="Only letters of this system.")
+@click.option("--limit", type=click.IntRange(1), default=1_000, show_default=True, help="At most so many of each system, the newest.")
+def dead_list(file: Path, debug: bool, as_json: bool, system: str | None, limit: int) -> int:
+    """All dead letters: what, where, why, since when.
+
+    A letter of a sink is named `system:number`, one of the streams `system@partition/offset`; `concord dead show` takes either.
+    """
+    from console import dead as letters
+    from console import wiring
+
+    config = wiring.open_config(file)
+    if system is not None and system not in config.systems:
+        raise click.BadParameter(f"{system!r}: {file} has the systems {', '.join(config.systems)}", param_hint="--system")
+    found = letters.all_letters(config, [system] if system else list(config.systems), limit)
+    say_json({"dead": [letter.to_json() for letter in found]}) if as_json else letters.show_all(found, screen())
+    return NOT_OK if found else OK
+
+
+@command(dead, "show", report=True)
+@click.argument("letter_id", metavar="ID")
+def dead_show(file: Path, debug: bool, as_json: bool, letter_id: str) -> int:
+    """One dead letter with the record in it.
+
+    Its values are shown: you asked for them.
+    """
+    from console import dead as letters
+    from console import wiring
+
+    config = wiring.open_config(file)
+    letter = letters.letter(config, letter_id)
+    if letter is None:
+        raise click.BadParameter(f"there is no dead letter {letter_id!r}; `concord dead list` names them", param_hint="ID")
+    told = letters.opened(config, letter)
+    say_json(told) if as_json else letters.show_one(told, screen())
+    return OK
+
+
+def main() -> None:
+    """The program."""
+    end_with_supervisor()
+    cli(prog_name="concord")

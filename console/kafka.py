@@ -1,0 +1,196 @@
+"""What the console asks Kafka: topics, where they end, how far a group has come, and what a small topic holds.
+
+`translated` turns confluent-kafka's errors into ours by code: what librdkafka calls retriable, and everything that says "not now", is
+Retriable.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec  # confluent_kafka.admin has these two, but does not say so to type checkers
+from confluent_kafka.cimpl import NewTopic
+
+from schemas.config import Kafka
+from schemas.errors import ConfigError, Problem, Refused, Retriable
+from schemas.topics import Topic
+
+logger = logging.getLogger(__name__)
+_library = logging.getLogger("kafka.client")  # librdkafka's own lines
+
+ANSWER_SECONDS = 10.0
+
+_NOT_NOW = {
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._RESOLVE,
+    KafkaError._TIMED_OUT,
+    KafkaError._TIMED_OUT_QUEUE,
+    KafkaError._TRANSPORT,
+    KafkaError._WAIT_COORD,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_CONTROLLER,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+}
+
+T = TypeVar("T")
+Partition = tuple[str, int]
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """confluent-kafka's errors as Retriable or Refused; all else passes."""
+    try:
+        yield
+    except KafkaException as error:
+        problem = error.args[0]
+        message = f"{doing}: {problem.str()} [{problem.name()}]"
+        if problem.retriable() or problem.code() in _NOT_NOW:
+            raise Retriable(message) from error
+        raise Refused(message, problem.name()) from error
+
+
+def settings(kafka: Kafka) -> dict[str, Any]:
+    """librdkafka's settings for any client of ours."""
+    return {"bootstrap.servers": kafka.bootstrap, **kafka.settings, "logger": _library}
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One message of a topic, as it is."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    ts_ms: int
+
+
+class Cluster:
+    """Kafka as the console sees it. Raises Retriable when it does not answer within `ANSWER_SECONDS`."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
+        self._admin = AdminClient(settings(kafka))
+
+    def partitions(self, topics: Iterable[str]) -> dict[str, int]:
+        """Topic → number of partitions, of those that exist."""
+        wanted = set(topics)
+        with translated(f"listing topics at {self._kafka.bootstrap}"):
+            found = self._admin.list_topics(timeout=ANSWER_SECONDS).topics
+        return {name: len(told.partitions) for name, told in found.items() if name in wanted and told.error is None}
+
+    def ends(self, topics: Iterable[str]) -> dict[Partition, tuple[int, int]]:
+        """(first, next) offset of each partition of those topics that exist."""
+        partitions = [(name, number) for name, count in self.partitions(topics).items() for number in range(count)]
+        low = self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        high = self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        return {partition: (low[partition], high[partition]) for partition in partitions}
+
+    def _offsets(self, partitions: Sequence[Partition], spec: OffsetSpec) -> dict[Partition, int]:
+        if not partitions:
+            return {}
+        with translated("asking where topics end"):
+            asked = self._admin.list_offsets({TopicPartition(*partition): spec for partition in partitions}, request_timeout=ANSWER_SECONDS)
+            return {(at.topic, at.partition): _answer(future).offset for at, future in asked.items()}
+
+    def committed(self, group: str) -> dict[Partition, int]:
+        """The next offset to read of each partition that the group has committed."""
+        with translated(f"asking how far group {group} has come"):
+            asked = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=ANSWER_SECONDS)
+            found = _answer(asked[group]).topic_partitions or []
+            return {(at.topic, at.partition): at.offset for at in found if at.offset >= 0 and at.error is None}
+
+    def ensure(self, topics: Sequence[Topic]) -> list[str]:
+        """Creates those that are not there; returns their names.
+
+        Raises ConfigError when one is there with another number of partitions: rows would not meet their answers any more.
+        """
+        there = self.partitions(topic.name for topic in topics)
+        misfits = [topic for topic in topics if there.get(topic.name, topic.partitions) != topic.partitions]
+        if misfits:
+            raise ConfigError([_misfit(topic, there[topic.name]) for topic in misfits])
+        missing = [topic for topic in topics if topic.name not in there]
+        if not missing:
+            return []
+        wanted = [NewTopic(topic.name, topic.partitions, self._kafka.replication, config=topic.config) for topic in missing]
+        created = []
+        with translated("creating topics"):
+            for name, future in self._admin.create_topics(wanted, request_timeout=ANSWER_SECONDS, operation_timeout=ANSWER_SECONDS).items():
+                try:
+                    _answer(future)
+                    created.append(name)
+                except KafkaException as error:
+                    if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another part was faster
+                        raise
+        return created
+
+    def read(self, topic: str, limit: int = 100_000, newest: bool = False) -> Iterator[Letter]:
+        """What is in a topic now, at most `limit` messages, partition by partition; with `newest` the last ones. For small topics."""
+        ends = {partition: span for partition, span in self.ends([topic]).items() if span[0] < span[1]}
+        if not ends:
+            return
+        share = max(1, limit // len(ends))
+        consumer = Consumer(
+            {
+                **settings(self._kafka),
+                "group.id": "concord-console",  # librdkafka wants one; nothing is committed under it
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+            }
+        )
+        try:
+            with translated(f"reading topic {topic}"):
+                consumer.assign([TopicPartition(*at, max(low, high - share) if newest else low) for at, (low, high) in ends.items()])
+                left = dict.fromkeys(ends, share)
+                while left:
+                    messages = consumer.consume(1_000, ANSWER_SECONDS)
+                    if not messages:
+                        raise Retriable(f"reading topic {topic}: no answer within {ANSWER_SECONDS:g} s")
+                    for message in messages:
+                        at = (topic, message.partition() or 0)
+                        problem = message.error()
+                        if problem is not None:
+                            if problem.code() != KafkaError._PARTITION_EOF:
+                                raise KafkaException(problem)
+                            left.pop(at, None)
+                            continue
+                        if at not in left:
+                            continue
+                        offset = message.offset() or 0
+                        yield Letter(topic, at[1], offset, message.key(), message.value(), message.timestamp()[1])
+                        left[at] -= 1
+                        if left[at] <= 0 or offset + 1 >= ends[at][1]:
+                            left.pop(at)
+        finally:
+            consumer.close()
+
+
+def _misfit(topic: Topic, there: int) -> Problem:
+    return Problem(
+        f"topic {topic.name}",
+        f"has {there} partitions, the configuration wants {topic.partitions}",
+        f"kafka.partitions: {there}, or another `name` for this pipeline and topics of its own",
+    )
+
+
+def _answer(future: Future[T]) -> T:
+    return future.result(ANSWER_SECONDS + 5)
+
+
+def lag(ends: Mapping[Partition, tuple[int, int]], reached: Mapping[Partition, int]) -> dict[Partition, int]:
+    """Messages not read yet, per partition. A reader that has no offset yet has everything before it that is still there."""
+    return {at: max(0, high - max(reached.get(at, low), low)) for at, (low, high) in ends.items()}
