@@ -205,7 +205,7 @@ def _postgres_container(image: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def kafka(request: pytest.FixtureRequest) -> Iterator[str]:
+def kafka(request: pytest.FixtureRequest, _embedded: _Embedded) -> Iterator[str]:
     """Bootstrap servers. Topics are not created by asking for them: `make_topic`."""
     if address := KAFKA.address(request.config):
         yield address
@@ -214,10 +214,11 @@ def kafka(request: pytest.FixtureRequest) -> Iterator[str]:
             _wait_for_kafka(address)
             yield address
     else:
-        yield request.getfixturevalue("_embedded").state(KAFKA).kafka.bootstrap
+        yield _embedded.state(KAFKA).kafka.bootstrap
+    _admin.cache_clear()  # before its broker goes, which it would complain about
 
 
-def _postgres(service: Service, index: int, request: pytest.FixtureRequest) -> Iterator[str]:
+def _postgres(service: Service, index: int, request: pytest.FixtureRequest, embedded: _Embedded) -> Iterator[str]:
     if dsn := service.address(request.config):
         yield dsn
     elif _docker_answers():
@@ -225,19 +226,19 @@ def _postgres(service: Service, index: int, request: pytest.FixtureRequest) -> I
             _wait_for_postgres(dsn)
             yield dsn
     else:
-        yield request.getfixturevalue("_embedded").state(service).postgres[index].dsn
+        yield embedded.state(service).postgres[index].dsn
 
 
 @pytest.fixture(scope="session")
-def postgres(request: pytest.FixtureRequest) -> Iterator[str]:
+def postgres(request: pytest.FixtureRequest, _embedded: _Embedded) -> Iterator[str]:
     """A superuser's DSN on server one, wal_level=logical."""
-    yield from _postgres(POSTGRES, 0, request)
+    yield from _postgres(POSTGRES, 0, request, _embedded)
 
 
 @pytest.fixture(scope="session")
-def postgres_2(request: pytest.FixtureRequest) -> Iterator[str]:
+def postgres_2(request: pytest.FixtureRequest, _embedded: _Embedded) -> Iterator[str]:
     """A superuser's DSN on server two, another major version."""
-    yield from _postgres(POSTGRES_2, 1, request)
+    yield from _postgres(POSTGRES_2, 1, request, _embedded)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from console.stack import kafka as _kafka
 from console.stack import postgres as _postgres
@@ -134,7 +135,7 @@ def running(
         finally:
             was_last = users.close()
             if was_last and not ((now := load_state(folder)) and now.kept):
-                _wait(lambda: not guarded(folder), STOP_SECONDS + 10, f"the stack in {folder} does not end")
+                _wait(lambda: _gone(state.guard_pid), STOP_SECONDS + 10, f"the stack in {folder} does not end")
 
 
 def down(home: Path, *, run: str = DEFAULT_RUN, progress: Progress = _silent) -> bool:
@@ -146,7 +147,7 @@ def down(home: Path, *, run: str = DEFAULT_RUN, progress: Progress = _silent) ->
         progress(f"stopping {run}")
         pid = _guard_pid(folder)
         os.kill(pid, signal.SIGTERM)
-        _wait(lambda: not guarded(folder), START_SECONDS + STOP_SECONDS, f"the stack in {folder} (process {pid}) does not end")
+        _wait(lambda: _gone(pid), START_SECONDS + STOP_SECONDS, f"the stack in {folder} (process {pid}) does not end")
     strays = _end_strays(folder)
     if folder.exists():
         (folder / "state.json").unlink(missing_ok=True)
@@ -301,11 +302,30 @@ def _guard_pid(folder: Path) -> int:
     return int((folder / "guard.lock").read_text())
 
 
+def _gone(pid: int) -> bool:
+    """Whether a guard has ended; one that its parent has not asked for yet has."""
+    for guard in _left_alone:
+        if guard.pid == pid:
+            return guard.poll() is not None
+    psutil = _psutil()
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _psutil() -> Any:
+    try:
+        import psutil
+    except ImportError as error:
+        raise StackError("the embedded stack needs psutil: pip install 'concord[stack]'") from error
+    return psutil
+
+
 def _end_strays(folder: Path) -> bool:
     """End servers of this run that have lost their guard (systems that don't tell a child of its parent's death). Only what names the
     run's own folder in its command line is ours."""
-    import psutil  # type: ignore[import-untyped]  # here and not above: the rest works without it
-
+    psutil = _psutil()
     if not (folder / "spec.json").exists():
         return False
     spec = Spec.load(folder)
