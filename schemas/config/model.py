@@ -1,0 +1,347 @@
+"""The shape of `concord.yaml` as frozen pydantic models.
+
+Two mappings carry names of the reader's own beside fixed keys: an entity its systems' bindings, a field its systems' columns. They are
+moved into `bindings` and `sides` before validation; paths in messages leave these two words out.
+
+Shorthands are turned into the one full shape first, so that code sees one form only:
+
+    crm: name                              Side(columns=("name",))
+    erp: [value, value_compact]            Side(columns=("value", "value_compact"))        read from the first, written to all
+    crm: {columns: [first, last], join: " "}    Side(columns=("first", "last"), join=" ")       one text made of several
+    where: {org: 42, kind: [a, null]}      {"org": ("42",), "kind": ("a", None)}
+    insert: {created: now, code: {nextval: code_seq}, active: true}    Expression(…) each
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainValidator, WithJsonSchema, model_validator
+from pydantic import Field as Spec
+from pydantic_core import PydanticCustomError
+
+# What a column or a field may be given in the file. Integers have become text.
+Scalar = str | bool | None
+
+KINDS = ("text", "number", "boolean", "date", "timestamp", "datetime", "time", "timetz", "interval", "uuid", "bytes", "json", "ref")
+KindName = Literal["text", "number", "boolean", "date", "timestamp", "datetime", "time", "timetz", "interval", "uuid", "bytes", "json"]
+Cleaning = Literal["strip", "squeeze", "upper", "lower", "casefold", "digits", "alnum", "nfc", "nfkc", "empty_is_null"]
+
+
+class Dsn(str):
+    """An address that may hold a password: a plain string to everyone who connects with it, masked in `repr`."""
+
+    __slots__ = ()
+
+    @property
+    def shown(self) -> str:
+        """The same without its password, for messages."""
+        masked = re.sub(r"(://[^:/@?#]*:)[^@]*@", r"\1***@", self)
+        masked = re.sub(r"(?i)([?&](?:password|sslpassword|passfile)=)[^&]*", r"\1***", masked)
+        return re.sub(r"(?i)\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", r"\1***", masked)
+
+    def __repr__(self) -> str:
+        return f"Dsn({self.shown!r})"
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _scalar(value: object) -> Scalar:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float):
+        return str(value)
+    raise PydanticCustomError("scalar", "must be a single value: text, a number, true, false or null")
+
+
+def _scalars(value: object) -> tuple[Scalar, ...]:
+    if isinstance(value, list | tuple):
+        if not value:
+            raise PydanticCustomError("scalars", "is an empty list: no row could ever match")
+        return tuple(map(_scalar, value))
+    return (_scalar(value),)
+
+
+def _table(value: object) -> dict[Scalar, tuple[Scalar, ...]]:
+    if not isinstance(value, Mapping) or not value:
+        raise PydanticCustomError("table", "must be a mapping of codes, like {gold: A, silver: B}")
+    return {_scalar(key): _scalars(code) for key, code in value.items()}
+
+
+_SCALAR_SCHEMA = {"type": ["string", "number", "boolean", "null"]}
+OneScalar = Annotated[Scalar, PlainValidator(_scalar), WithJsonSchema(_SCALAR_SCHEMA)]
+Scalars = Annotated[
+    tuple[Scalar, ...],
+    PlainValidator(_scalars),
+    WithJsonSchema({"anyOf": [_SCALAR_SCHEMA, {"type": "array", "items": _SCALAR_SCHEMA, "minItems": 1}]}),
+]
+Codes = Annotated[  # field value: column value; with several, all are read and the first is written
+    dict[Scalar, tuple[Scalar, ...]],
+    PlainValidator(_table),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": {"anyOf": [_SCALAR_SCHEMA, {"type": "array", "items": _SCALAR_SCHEMA, "minItems": 1}]},
+        }
+    ),
+]
+
+
+def _names(value: object) -> object:
+    """One name or a list of names."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _not_empty(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise PydanticCustomError("names", "is an empty list, name at least one")
+    return value
+
+
+_NAMES_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+Names = Annotated[tuple[str, ...], BeforeValidator(_names), AfterValidator(_not_empty), WithJsonSchema(_NAMES_SCHEMA)]
+
+
+def _text(value: object) -> object:
+    """Numbers and booleans in a place that is text: a setting `{app.tenant: 42}`."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "number", "boolean"]})]
+
+
+def _dsn(value: object) -> Dsn:
+    if not isinstance(value, str) or not value.strip():
+        raise PydanticCustomError("dsn", "must be a connection string, like postgresql://user@host/database")
+    return Dsn(value)
+
+
+Address = Annotated[Dsn, PlainValidator(_dsn), WithJsonSchema({"type": "string"})]
+
+
+class Kafka(Model):
+    bootstrap: str = Spec(min_length=1)
+    partitions: int = Spec(default=4, ge=1, le=1000)  # of every topic: they are co-partitioned; cannot be changed once data is there
+    replication: int = Spec(default=1, ge=1)  # one broker: the embedded stack
+    settings: dict[str, Text] = Spec(default={}, repr=False)  # librdkafka's names, for security above all: may hold passwords
+
+
+class Registry(Model):
+    url: Address | None = None  # None: the embedded one, a compacted topic
+
+
+class System(Model):
+    dsn: Address
+    rank: int  # the higher one wins when two writes have the same time; no two systems share one
+    session: dict[str, Text] = {}  # settings of each of our sessions: row-level security
+    slot: str = Spec(min_length=1, max_length=63, pattern=r"^[a-z0-9_]+$")
+    publication: str = Spec(min_length=1, max_length=63)
+    heartbeat_seconds: float = Spec(default=10.0, gt=0)  # an idle database keeps at most this much WAL for us
+
+
+class Expression(Model):
+    """A column's value made at the moment of writing. Exactly one of these."""
+
+    value: OneScalar = None
+    now: bool | str = False  # True, or the zone in which a `timestamp` column wants it
+    uuid: bool = False
+    sql: str | None = None
+    nextval: str | None = None  # name of the sequence
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            if len(value) != 1:
+                raise PydanticCustomError(
+                    "expression", "must be one of: a constant, now, uuid, {now: ZONE}, {sql: …}, {nextval: …}, {value: …}"
+                )
+            return value
+        if isinstance(value, Expression):
+            return value
+        if value in ("now", "uuid"):
+            return {str(value): True}
+        return {"value": _scalar(value)}
+
+    @property
+    def constant(self) -> bool:
+        return not (self.now or self.uuid or self.sql is not None or self.nextval is not None)
+
+
+def _not_yet(value: object) -> object:
+    raise PydanticCustomError("not_yet", "parts are not supported yet: one table for each entity and system")
+
+
+class Binding(Model):
+    """Where an entity lives in one system."""
+
+    table: str = Spec(min_length=1)
+    where: dict[str, Scalars] = {}  # rows that count: column equal to, or one of
+    insert: dict[str, Expression] = {}  # what an insert needs besides mapped fields
+    always: dict[str, Expression] = {}  # set with every write of ours
+    parts: Annotated[None, PlainValidator(_not_yet), WithJsonSchema({"description": "not yet"})] = None
+
+
+class Otherwise(Model):
+    """What stands for codes that `values` does not list."""
+
+    read: OneScalar = None
+    write: OneScalar = None
+
+
+class Function(Model):
+    """Python functions by import path, `package.module:name`."""
+
+    read: str
+    write: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: object) -> object:
+        return {"read": value} if isinstance(value, str) else value
+
+
+class Side(Model):
+    """A field's columns in one system, and what its values go through on their way in (read top to bottom) and out (the inverse)."""
+
+    columns: Names
+    join: str | None = None  # several columns are one text with this between them
+    split: Literal["last", "first"] = "last"  # where one text is cut back into the columns of `join`
+    blank: OneScalar = None  # the column value that means null, both ways
+    python: Function | None = None
+    prefix: str | None = Spec(default=None, min_length=1)  # the column's text is this and then the field's
+    timezone: str | None = None  # the zone that a `timestamp` column means
+    unit: str | None = None  # field = column x this
+    scale: int | None = Spec(default=None, ge=-100, le=1000)  # digits after the point
+    values: Codes | None = None  # field value: column value
+    otherwise: Otherwise | None = None
+    clean: Annotated[tuple[Cleaning, ...], BeforeValidator(_names)] = ()
+    default: OneScalar = None  # written where the field is null
+    write: bool = True  # False: only read here, never written nor compared
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: object) -> object:
+        if isinstance(value, str | list | tuple):
+            return {"columns": value}
+        if not isinstance(value, Mapping):
+            return value
+        side = dict(value)
+        if "column" in side:
+            if "columns" in side:
+                raise PydanticCustomError("side", "has both column and columns, keep one")
+            side["columns"] = side.pop("column")
+        if "unit" in side:
+            side["unit"] = _text(side["unit"])
+        return side
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.join is not None and len(self.columns) < 2:
+            raise PydanticCustomError("side", "join needs at least two columns: {columns: [first, last], join: ' '}")
+        if self.join == "":
+            raise PydanticCustomError("side", "join with nothing between could not be taken apart again")
+        if self.otherwise is not None and self.values is None:
+            raise PydanticCustomError("side", "otherwise goes with values")
+        return self
+
+
+class Field(Model):
+    sides: dict[str, Side] = Spec(min_length=1)
+    owner: str | None = None  # whose latest write wins over anybody's
+    ref: str | None = None  # the entity that the columns refer to
+    kind: KindName | None = None  # what values are compared as, when the columns' types leave it open
+    scale: int | None = Spec(default=None, ge=-100, le=1000)
+    values: Codes | None = None  # first system's code: second system's code
+    otherwise: Otherwise | None = None
+    clean: Annotated[tuple[Cleaning, ...], BeforeValidator(_names)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: object) -> object:
+        return gathered(value, FIELD_KEYS, "sides")
+
+
+class Deletion(Model):
+    """What a delete in one system means for the others."""
+
+    policy: Literal["propagate", "ignore", "soft"] = "propagate"
+    soft: dict[str, OneScalar] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: object) -> object:
+        if isinstance(value, str):
+            if value not in ("propagate", "ignore"):
+                raise PydanticCustomError("deletion", "must be propagate, ignore or {soft: {field: value}}")
+            return {"policy": value}
+        if isinstance(value, Mapping) and "policy" not in value:
+            if not value.get("soft"):
+                raise PydanticCustomError("deletion", "must be propagate, ignore or {soft: {field: value}}")
+            return {"policy": "soft", **value}
+        return value
+
+
+class Entity(Model):
+    bindings: dict[str, Binding] = Spec(min_length=1)
+    match_on: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    owner: str | None = None  # of each field that names none, and of being there at all
+    born_in: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = None  # None: in every system it is bound to
+    delete: Deletion = Deletion(policy="propagate")
+    fields: dict[str, Field] = Spec(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: object) -> object:
+        return gathered(value, ENTITY_KEYS, "bindings")
+
+
+class Metrics(Model):
+    """Ports of the parts' Prometheus endpoints. 0: any free one, written to the state folder."""
+
+    source: int = Spec(default=0, ge=0, le=65535)
+    streams: int = Spec(default=0, ge=0, le=65535)
+    sink: int = Spec(default=0, ge=0, le=65535)
+
+
+class Config(Model):
+    name: str = Spec(default="concord", pattern=r"^[a-z][a-z0-9_]{0,30}$")  # prefix of groups, slots, publications
+    kafka: Kafka
+    registry: Registry = Registry()
+    systems: dict[str, System] = Spec(min_length=1)
+    entities: dict[str, Entity] = Spec(min_length=1)
+    metrics: Metrics = Metrics()
+    state_dir: Path = Path(".concord/run")  # relative to the file's folder
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_slots(cls, value: object) -> object:
+        if not isinstance(value, Mapping) or not isinstance(value.get("systems"), Mapping):
+            return value
+        prefix = value.get("name", "concord")
+        named = {
+            name: {"slot": f"{prefix}_{name}", "publication": f"{prefix}_{name}", **system} if isinstance(system, Mapping) else system
+            for name, system in value["systems"].items()
+        }
+        return {**value, "systems": named}
+
+
+FIELD_KEYS = frozenset(Field.model_fields) - {"sides"}
+ENTITY_KEYS = frozenset(Entity.model_fields) - {"bindings"}
+SIDE_KEYS = frozenset(Side.model_fields) | {"column"}
+
+
+def gathered(value: object, known: frozenset[str], into: str) -> object:
+    """`value` with every key that is not known moved into the mapping `into`."""
+    if not isinstance(value, Mapping) or into in value:
+        return value
+    own = {key: inner for key, inner in value.items() if key in known}
+    return {**own, into: {key: inner for key, inner in value.items() if key not in known}}

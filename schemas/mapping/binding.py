@@ -1,0 +1,253 @@
+"""The compiled mapping: what source, intake, merge, sink, verify and check ask. Made by `schemas.mapping.compile`, frozen.
+
+    Pipeline ─ entities ─▶ Entity ─ bindings ─▶ Binding ─ one FieldBinding for each field, closures made once, so that a row costs little
+
+A *row* is a mapping of column names to the text that PostgreSQL prints (`col::text` or pgoutput's), None for null; a column that is
+not in the row is not known, and neither is the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import orjson
+
+from schemas.catalog import Table
+from schemas.change import Canonical
+from schemas.config import Config
+from schemas.errors import MappingError
+
+Row = Mapping[str, str | None]
+Kind = str
+
+
+@dataclass(frozen=True, slots=True)
+class Expr:
+    """A column's value made by the database. `sql` is in psycopg's format: `%s` for each of `params`, `%%` for a per cent sign.
+
+    It is cast to the column's type (without length, so that nothing is cut), except what the configuration gave as `sql`.
+    """
+
+    sql: str
+    params: tuple[str | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """What a delete in one system means for the others; `soft`: the values that a thing gets instead."""
+
+    policy: Literal["propagate", "ignore", "soft"] = "propagate"
+    soft: Mapping[str, Canonical] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldBinding:
+    """One field in one system.
+
+    Plain: `read` takes the first column's text. Several columns that make one value: `read_parts` takes them all, null or not.
+    `write` gives one text for each column. `represent` is read(write(value)), or None where that is the value itself.
+    """
+
+    field: str
+    columns: tuple[str, ...]
+    read: Callable[[str], Canonical] | None
+    read_parts: Callable[[list[str | None]], Canonical] | None
+    write: Callable[[Canonical], tuple[str | None, ...]]
+    represent: Callable[[Canonical], Canonical] | None
+    null: Canonical = None  # what a column that is null is read as
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Where an entity lives in one system: one root table."""
+
+    system: str
+    entity: str
+    table: Table
+    key_columns: tuple[str, ...]
+    fields: tuple[str, ...]  # mapped here
+    columns: Mapping[str, tuple[str, ...]]  # of each field: read from the first (all, when they make one value together), written to all
+    writable: frozenset[str]  # fields that are written, and compared, here
+    generated: frozenset[str]  # fields with a column that has an insert expression
+    insert: Mapping[str, Expr]
+    always: Mapping[str, Expr]
+    scope: Mapping[str, tuple[str | None, ...]]  # column → the texts that count; None: null counts
+    needed: frozenset[str]  # columns that decide scope and key
+    sides: Mapping[str, FieldBinding]
+    _plain: tuple[tuple[str, str, Callable[[str], Canonical] | None, Canonical], ...]
+    _composed: tuple[FieldBinding, ...]
+    _key: tuple[Callable[[str], str] | None, ...]  # normal form of each key column
+    _scope: tuple[tuple[str, Callable[[str], Canonical] | None, frozenset[Canonical]], ...]
+
+    def __str__(self) -> str:
+        return f"{self.system}.{self.table}"
+
+    # ── identity and scope ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def key_of(self, row: Row) -> str:
+        """The row's key: the key column's text, several as a JSON array. Raises MappingError if one is absent or null."""
+        columns = self.key_columns
+        if len(columns) == 1:
+            value = row.get(columns[0])
+            if value is None:
+                raise MappingError(f"a row of {self} without key: {columns[0]} is {'null' if columns[0] in row else 'absent'}")
+            normal = self._key[0]
+            return value if normal is None else normal(value)
+        values = []
+        for column, normal in zip(columns, self._key, strict=True):
+            value = row.get(column)
+            if value is None:
+                raise MappingError(f"a row of {self} without key: {column} is {'null' if column in row else 'absent'}")
+            values.append(value if normal is None else normal(value))
+        return orjson.dumps(values).decode()
+
+    def key_values(self, key: str) -> dict[str, str]:
+        """Inverse of `key_of`. Raises MappingError on what is no key of this table."""
+        if len(self.key_columns) == 1:
+            return {self.key_columns[0]: key}
+        return dict(zip(self.key_columns, key_texts(key, len(self.key_columns), str(self)), strict=True))
+
+    def in_scope(self, row: Row) -> bool:
+        """Whether the row counts. Raises MappingError if a column that decides it is absent."""
+        for column, read, allowed in self._scope:
+            try:
+                text = row[column]
+            except KeyError:
+                raise MappingError(f"a row of {self} without {column}, which decides whether it counts") from None
+            if text is None:
+                if None not in allowed:
+                    return False
+                continue
+            try:
+                if (text if read is None else read(text)) not in allowed:
+                    return False
+            except ValueError:
+                return False
+        return True
+
+    # ── values ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def to_canonical(self, row: Row) -> dict[str, Canonical]:
+        """The row's fields. A field whose column is absent is absent. References are row names of this system. Raises MappingError."""
+        values: dict[str, Canonical] = {}
+        name = ""
+        text: str | None = None
+        try:
+            for name, column, read, null in self._plain:
+                if column in row:
+                    text = row[column]
+                    if text is None:
+                        values[name] = null
+                    else:
+                        values[name] = text if read is None else read(text)
+            for side in self._composed:
+                name, text = side.field, None
+                if all(column in row for column in side.columns):
+                    assert side.read_parts is not None
+                    values[name] = side.read_parts([row[column] for column in side.columns])
+        except (ValueError, ArithmeticError) as error:
+            if text is None:
+                text = repr([row[column] for column in self.columns[name]])
+            raise self._error(name, text, error) from error
+        return values
+
+    def to_columns(self, values: Mapping[str, Canonical]) -> dict[str, str | None]:
+        """The texts to write for these fields; fields that are not written here are left out. Give only the fields that differ: a joined
+        text may be cut in another way than the row has it. References must be row names of this system. Raises MappingError."""
+        columns: dict[str, str | None] = {}
+        for name, value in values.items():
+            if name not in self.writable:
+                continue
+            side = self.sides[name]
+            try:
+                texts = side.write(value)
+            except (ValueError, ArithmeticError) as error:
+                raise self._error(name, value, error) from error
+            for column, text in zip(side.columns, texts, strict=True):
+                columns[column] = text
+        return columns
+
+    def represent(self, name: str, value: Canonical) -> Canonical:
+        """What this system would hold of a value after it was written; references and unmapped fields unchanged. A value that it
+        cannot hold comes back as it is: it differs from everything, is sent, and `to_columns` or the database says why not."""
+        side = self.sides.get(name)
+        if side is None or side.represent is None:
+            return value
+        try:
+            return side.represent(value)
+        except (ValueError, ArithmeticError):
+            return value
+
+    def same(self, name: str, golden: Canonical, held: Canonical) -> bool:
+        """Whether what the system holds is the golden value, in its own representation. References: plain equality."""
+        return golden == held or self.represent(name, golden) == held
+
+    def _error(self, name: str, value: object, error: Exception) -> MappingError:
+        shown = repr(value)
+        return MappingError(f"{self.entity}.{name} in {self}: {shown if len(shown) <= 60 else shown[:57] + '…'} {error}")
+
+
+def key_texts(key: str, count: int, what: str) -> list[str]:
+    """The parts of a composite key. Raises MappingError."""
+    try:
+        values = orjson.loads(key)
+    except orjson.JSONDecodeError:
+        values = None
+    if not isinstance(values, list) or len(values) != count or not all(isinstance(value, str) for value in values):
+        raise MappingError(f"not a key of {what}: {key!r}, expected a JSON array of {count} texts")
+    return values
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A business thing: its fields' kinds and rules, and where it lives."""
+
+    name: str
+    kinds: Mapping[str, Kind]
+    owner: Mapping[str, str | None]
+    exists_owner: str | None
+    born_in: frozenset[str]
+    delete: Delete
+    match_on: tuple[str, ...]
+    refs: Mapping[str, str]
+    bindings: Mapping[str, Binding]
+    systems: tuple[str, ...]
+
+    def match_value(self, values: Mapping[str, Canonical]) -> str | None:
+        """What rows of two systems are recognised by. None when a match field is null, empty or not known."""
+        texts = []
+        for name in self.match_on:
+            value = values.get(name)
+            if value is None or value == "":
+                return None
+            texts.append(value if isinstance(value, str) else ("true" if value else "false"))
+        if not texts:
+            return None
+        return texts[0] if len(texts) == 1 else orjson.dumps(texts).decode()
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Everything that is kept in agreement."""
+
+    config: Config
+    entities: Mapping[str, Entity]  # parents before children
+    systems: tuple[str, ...]
+    rank: Mapping[str, int]
+    notes: tuple[str, ...] = ()  # worth knowing, not wrong: cycles of references
+    _by_table: Mapping[tuple[str, str, str], tuple[Binding, ...]] = field(default_factory=dict)
+
+    def tables(self, system: str) -> list[Binding]:
+        """The bindings whose root tables are captured in a system, one for each entity, parents before children."""
+        return [entity.bindings[system] for entity in self.entities.values() if system in entity.bindings]
+
+    def binding_for(self, system: str, schema: str, table: str) -> list[Binding]:
+        """The bindings that a table's rows may belong to."""
+        return list(self._by_table.get((system, schema, table), ()))
+
+
+def same_text(value: Canonical) -> tuple[str | None, ...]:
+    """`write` of a text column that nothing is done to."""
+    return (cast("str | None", value),)
