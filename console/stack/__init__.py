@@ -224,7 +224,7 @@ def _start_guard(folder: Path, progress: Progress) -> None:
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     with (folder / "guard.log").open("ab") as log:
         guard = subprocess.Popen(
-            [sys.executable, "-m", "console.stack", str(folder)],
+            [sys.executable, "-m", "console.stack", "guard", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -1,4 +1,4 @@
-"""The process that starts a run's servers, watches them, and ends them: `python -m console.stack FOLDER`.
+"""The process that starts a run's servers, watches them, and ends them: `python -m console.stack guard FOLDER`.
 
 No server outlives what it was started for, however that ends:
 
