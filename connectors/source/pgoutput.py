@@ -31,7 +31,7 @@ class Unchanged(Enum):
 
 
 UNCHANGED = Unchanged.UNCHANGED
-Tuple = tuple[bytes | None | Unchanged, ...]
+Tuple = tuple[bytes | Unchanged | None, ...]
 
 
 class Begin(NamedTuple):
@@ -151,7 +151,7 @@ class _Reader:
 
     def tuple(self) -> Tuple:
         (count,) = self.take(_U16)
-        columns: list[bytes | None | Unchanged] = []
+        columns: list[bytes | Unchanged | None] = []
         for _ in range(count):
             kind = self.byte()
             if kind == 0x74:  # t

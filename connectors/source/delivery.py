@@ -1,0 +1,181 @@
+"""Records on their way to Kafka, and what the log may be told about them (I1).
+
+What is sent between two `mark`s is a span: a transaction, as a rule. A span is done when Kafka has acknowledged every record of it, in
+whatever order; the log position that may be confirmed is that of the last span before which all are done.
+
+    sent      │ span 1: 3 records │ span 2: 1 record │ span 3: 2 records …
+    acked     │ 3 of 3            │ 1 of 1           │ 1 of 2
+    mark      lsn 100             lsn 140            lsn 180              → 140 may be confirmed
+
+librdkafka hands out acknowledgements to whoever polls it. While the reader has work it polls in passing; while it waits for the log, a thread
+of ours polls in its place and wakes it. (One that always polls would fight the reader for the interpreter at every record.)
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from connectors.source import metrics
+from schemas.errors import Retriable
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES: Final = 64 * 1024 * 1024  # a record; PostgreSQL's values go to 1 GB, Kafka's brokers say 1 MB unless the topic says otherwise
+POLL_EVERY: Final = 256  # records sent between two polls in passing
+
+PRODUCER: Final[Mapping[str, Any]] = {
+    "acks": "all",
+    "enable.idempotence": True,
+    "linger.ms": 0,  # waiting would be latency; under load batches form by themselves
+    "partitioner": "murmur2_random",  # Java's default, Debezium's: the same key goes to the same partition whoever writes
+    "message.timeout.ms": 0,  # never give up: the log waits in the database meanwhile
+    "queue.buffering.max.messages": 100_000,
+    "queue.buffering.max.kbytes": 32_768,  # memory stays flat, however large the transaction
+    "message.max.bytes": MAX_BYTES,
+    "topic.metadata.propagation.max.ms": 30_000,
+}
+
+
+class _Span:
+    """Records sent between two marks. `sent` is the reader's, `acknowledged` belongs to whoever polls; neither goes back."""
+
+    __slots__ = ("acknowledged", "delivery", "lsn", "sent")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.sent = 0
+        self.acknowledged = 0
+        self.lsn: int | None = None  # None while it is open
+
+    def delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self.delivery.fail(error, message)
+            return
+        self.acknowledged += 1
+        if self.lsn is not None and self.acknowledged == self.sent:
+            self.delivery.wake()
+
+    @property
+    def done(self) -> bool:
+        return self.lsn is not None and self.acknowledged == self.sent
+
+
+class Delivery:
+    """Sends records and knows what Kafka has. One thread sends; `wake` may be called from another."""
+
+    def __init__(
+        self, system: str, settings: Mapping[str, Any], wake: Callable[[], None], relieve: Callable[[], None] = lambda: None
+    ) -> None:
+        self.wake = wake
+        self._relieve = relieve  # called now and then while the buffer is full: the database must hear from us
+        self._producer = Producer({**PRODUCER, **settings}, logger=logger)
+        self._spans: deque[_Span] = deque([_Span(self)])
+        self._failure: str | None = None
+        self._since_poll = 0
+        self._waiting = threading.Event()
+        self._closed = False
+        self._sent = metrics.SENT.labels(system)
+        self._acknowledged = metrics.ACKNOWLEDGED.labels(system)
+        self._unacknowledged = metrics.UNACKNOWLEDGED.labels(system)
+        self.reached = 0  # what may be confirmed
+        self._poller = threading.Thread(target=self._poll_while_waiting, name=f"{system} acknowledgements", daemon=True)
+        self._poller.start()
+
+    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]] | None) -> None:
+        """Takes the record; waits while the buffer is full. Raises Retriable when Kafka has refused one before."""
+        span = self._spans[-1]
+        span.sent += 1
+        while True:
+            try:
+                if headers is None:
+                    self._producer.produce(topic, value, key, on_delivery=span.delivered)
+                else:
+                    self._producer.produce(topic, value, key, on_delivery=span.delivered, headers=headers)
+                break
+            except BufferError:
+                self._relieve()
+                self._producer.poll(0.5)  # returns with the first acknowledgement
+                self.check()
+            except KafkaException as error:
+                raise Retriable(f"sending to {topic}: {error.args[0]}") from error
+        self._since_poll += 1
+        if self._since_poll >= POLL_EVERY:
+            self._since_poll = 0
+            self._producer.poll(0)
+            self.check()
+
+    def mark(self, lsn: int) -> None:
+        """Everything sent so far belongs to what ends at `lsn` in the log."""
+        span = self._spans[-1]
+        span.lsn = lsn
+        self._spans.append(_Span(self))
+
+    def advance(self) -> int:
+        """The log position up to which Kafka has everything; 0 before the first. Raises Retriable when Kafka has refused a record."""
+        self.check()
+        spans = self._spans
+        while spans[0].done:
+            span = spans.popleft()
+            assert span.lsn is not None
+            self.reached = max(self.reached, span.lsn)  # I1
+            self._sent.inc(span.sent)
+            self._acknowledged.inc(span.acknowledged)
+        return self.reached
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way and nothing is open. Only after `advance`."""
+        return len(self._spans) == 1 and self._spans[0].sent == 0
+
+    def poll(self) -> None:
+        """Takes in the acknowledgements that are there."""
+        self._producer.poll(0)
+
+    def waiting(self, yes: bool) -> None:
+        """Says that the sender is about to wait, and is to be woken; or that it has woken."""
+        if yes:
+            if not self.idle:
+                self._waiting.set()
+        else:
+            self._waiting.clear()
+
+    def _poll_while_waiting(self) -> None:
+        while not self._closed:
+            self._waiting.wait()
+            self._producer.poll(0.1)
+
+    def fail(self, error: KafkaError, message: Message) -> None:
+        """A record that Kafka did not take."""
+        if self._failure is None:
+            self._failure = f"Kafka refused a record of {message.topic()}: {error}"
+        self.wake()
+
+    def check(self) -> None:
+        if self._failure is not None:
+            raise Retriable(self._failure)
+
+    def forget(self) -> None:
+        """Starts again after the stream was opened anew: what is still on its way will come a second time."""
+        self._spans = deque([_Span(self)])
+        self._failure = None
+
+    def measure(self) -> None:
+        self._unacknowledged.set(len(self._producer))
+
+    def flush(self, seconds: float) -> None:
+        """Waits until Kafka has everything, at most that long."""
+        self._producer.flush(seconds)
+
+    def close(self) -> None:
+        """What is not sent by now is dropped: the log still has it."""
+        self._closed = True
+        self._waiting.set()
+        self._poller.join()
+        self._producer.purge()
+        self._producer.flush(1.0)
