@@ -6,11 +6,12 @@ State of one thing, as merge's table keeps it (JSON; lists and tuples mean the s
      "exists":   entry | None,
      "replicas": {system: {"seen": [(position, hlc), …], "rows": {key: row}}}}
 
-    entry = (value, hlc, rank, owned, won_hlc, won_rank, count, system)
-              the middle six are a `schemas.golden.Version`; system: whose write the value is
-    row   = (position, last, alive, values, positions)
+    entry = (value, hlc, rank, owned, won_hlc, won_rank, count, system, position)
+              the six after the value are a `schemas.golden.Version`; system and position: of the write that the value comes from
+    row   = (position, last, alive, values, positions, decided)
               what a system was last observed to hold under one row key. last: hlc of the row's last edit. values: {} when it is gone.
-              positions: only of fields whose position is not the row's (unchanged TOAST values, parts)
+              positions: only of fields whose position is not the row's (unchanged TOAST values, parts).
+              decided: the fields that this system owns and has given their value in this row itself
 
 The rules are those of DESIGN §4.4. Each is named where it is kept:
 
@@ -21,7 +22,7 @@ The rules are those of DESIGN §4.4. Each is named where it is kept:
   hlc-seen      an edit is stamped later than what its system had applied before it, by its log
   hlc-last      … and later than the row's edit before it
   first-sight   a row, or a field, first seen by anything but its insert is older than every edit
-  owner         the owner's latest write wins over anybody's
+  owner         the owner's latest write wins over anybody's; which of its own is the latest, its log says
   count         a version grows with every write folded in, won or lost, so that a lost write is overwritten again
   level         after every change each system that differs from golden is a target, not only when golden changed
 """
@@ -40,13 +41,14 @@ from schemas.golden import Cause, GoldenRecord, Version
 ThingState = dict[str, Any]
 Entry = Sequence[Any]
 Row = Sequence[Any]
+Write = tuple[Canonical, int, int, int, str, str]  # value, hlc, rank, owned, system, position
 
 FIRST_SIGHT = 1  # hlc of what was there before anybody looked: older than every clock
 KEPT_GONE_ROWS = 16  # per system and thing, see `_forget_gone_rows`
 KEPT_SEEN = 8  # see `_seen_since`
 
 _MISSING: Any = object()
-_NO_ROW: Row = ("", 0, False, {}, {})
+_NO_ROW: Row = ("", 0, False, {}, {}, ())
 _NO_REPLICA: dict[str, Any] = {"seen": (), "rows": {}}
 _NOTHING: ThingState = {"fields": {}, "exists": None, "replicas": {}}
 
@@ -104,7 +106,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     fresh = _fresh(change, held)
     if fresh is None:
         return Folded(state, None, (), End.SUPERSEDED)  # position: I3
-    _, last, was_alive, old, _ = held
+    _, last, was_alive, old, _, decided = held
     at = max(position, *change.positions.values()) if change.positions else position
     seen = replica["seen"]
     if change.origin_hlc is not None:
@@ -113,7 +115,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     edited = [name for name, value in fresh.items() if name not in old or old[name] != value]  # diff
     gone = change.values is None
     echo = change.origin_hlc is not None
-    edits = _made_there(change, edited, was_alive, fields, rules) if echo else edited
+    edits = _made_there(change, edited, decided, fields, rules) if echo else edited
     conflicts: list[Conflict] = []
     deleted = gone and not echo and rules.delete != "ignore" and (was_alive or held is _NO_ROW)
     won = False
@@ -128,19 +130,19 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
         for name in edits:
             value = fresh[name]
             stamp = FIRST_SIGHT if change.op is Op.READ and was_alive and name not in old else hlc
-            write = (value, stamp, rank, int(rules.owners.get(name) == system), system)
+            write: Write = (value, stamp, rank, int(rules.owners.get(name) == system), system, position)
             standing = fields.get(name)
             fields[name] = entry = folded(standing, write)
-            won = won or (entry[7] == system and entry[4] == stamp)
+            won = won or (entry[7] == system and entry[8] == position)
             if standing is not None and standing[7] != system and standing[0] != value:
                 conflict = _conflict(link, change, rules, name, standing, write, old.get(name, _MISSING))
                 if conflict is not None:
                     conflicts.append(conflict)
         if not echo:
-            write = (not gone, hlc, rank, int(rules.exists_owner == system), system)
+            write = (not gone, hlc, rank, int(rules.exists_owner == system), system, position)
             standing = exists
             exists = folded(standing, write)
-            won = won or (gone and exists[7] == system and exists[4] == hlc)
+            won = won or (gone and exists[7] == system and exists[8] == position)
             if standing is not None and standing[0] == gone and standing[7] != system:
                 clash = _clash_of_existence(link, change, rules, fields, standing, write, old)
                 if clash is not None:
@@ -149,10 +151,11 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
                 fields = _touched(fields, rules.soft)
         last = hlc
 
-    row = _row(change, held, fresh, last)
+    decides = [name for name in edits if rules.owners.get(name) == system and name not in decided]
+    row = _row(change, held, fresh, last, (*decided, *decides) if decides else decided)
     new_rows = dict(rows)
     if change.was is not None and change.was != key and change.was in rows and rows[change.was][0] < position:
-        new_rows[change.was] = (position, rows[change.was][1], False, {}, {})
+        new_rows[change.was] = (position, rows[change.was][1], False, {}, {}, ())
     new_rows[key] = row
     new_rows = _forget_gone_rows(new_rows)
     replicas = {**before["replicas"], system: {"seen": _seen_since(seen, new_rows), "rows": new_rows}}
@@ -171,17 +174,23 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     return Folded(after_it, record, tuple(conflicts), end)
 
 
-def folded(standing: Entry | None, write: tuple[Canonical, int, int, int, str]) -> Entry:
-    """One more write to a field. The version is a function of the set of writes, and grows with each (count)."""
-    value, hlc, rank, owned, system = write
+def folded(standing: Entry | None, write: Write) -> Entry:
+    """One more write to a field. The outcome is a function of the set of writes, and the version grows with each (count)."""
+    value, hlc, rank, owned, system, position = write
     if standing is None:
-        return (value, hlc, rank, owned, hlc, rank, 1, system)
-    stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count, by = standing
+        return (value, hlc, rank, owned, hlc, rank, 1, system, position)
+    stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count, by, since = standing
     if (hlc, rank) > (top_hlc, top_rank):
         top_hlc, top_rank = hlc, rank
-    if (owned, hlc, rank) > (was_owned, won_hlc, won_rank):  # owner
-        return (value, top_hlc, top_rank, owned, hlc, rank, count + 1, system)
-    return (stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count + 1, by)
+    if owned and was_owned:
+        # Nobody else writes this field there, so what the owner's log says last must stand, whatever its clock said.
+        latest = position > since
+        if (hlc, rank) > (won_hlc, won_rank):
+            won_hlc, won_rank = hlc, rank
+        return (value if latest else stands, top_hlc, top_rank, 1, won_hlc, won_rank, count + 1, by, position if latest else since)
+    if (owned, hlc, rank) > (was_owned, won_hlc, won_rank):
+        return (value, top_hlc, top_rank, owned, hlc, rank, count + 1, system, position)
+    return (stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count + 1, by, since)
 
 
 def _touched(fields: Mapping[str, Entry], names: Mapping[str, Canonical]) -> dict[str, Entry]:
@@ -190,7 +199,7 @@ def _touched(fields: Mapping[str, Entry], names: Mapping[str, Canonical]) -> dic
     for name in names:
         if name in touched:
             entry = touched[name]
-            touched[name] = (*entry[:6], entry[6] + 1, entry[7])
+            touched[name] = (*entry[:6], entry[6] + 1, *entry[7:])
     return touched
 
 
@@ -213,11 +222,11 @@ def _fresh(change: Change, held: Row) -> Mapping[str, Canonical] | None:
     return fresh if fresh or newer else None
 
 
-def _made_there(change: Change, edited: list[str], was_alive: bool, fields: Mapping[str, Entry], rules: Rules) -> list[str]:
+def _made_there(change: Change, edited: list[str], decided: Sequence[str], fields: Mapping[str, Entry], rules: Rules) -> list[str]:
     """Of an echo, the fields that the target gave a value itself (docs/decisions/0006).
 
     An insert's generated fields, when we had no value to give, or gave none because the system owns the field. And the owner's decided
-    fields in an update: no sink writes those to the owner, so a trigger did.
+    fields in an update: no sink writes over those in the owner's row, so a trigger did.
     """
     system = change.system
     if change.op is Op.CREATE and system in rules.generated:
@@ -227,22 +236,18 @@ def _made_there(change: Change, edited: list[str], was_alive: bool, fields: Mapp
             for name in edited
             if name in made and (rules.owners.get(name) == system or (standing := fields.get(name)) is None or standing[0] is None)
         ]
-    if change.op is Op.UPDATE and was_alive:
-        return [
-            name for name in edited if rules.owners.get(name) == system and (standing := fields.get(name)) is not None and standing[3] == 1
-        ]
-    return []
+    return [name for name in edited if name in decided] if change.op is Op.UPDATE else []
 
 
-def _row(change: Change, held: Row, fresh: Mapping[str, Canonical], last: int) -> Row:
+def _row(change: Change, held: Row, fresh: Mapping[str, Canonical], last: int, decided: Sequence[str]) -> Row:
     """The row key's replica after the change."""
     values, position = change.values, change.position
-    held_position, _, was_alive, old, held_at = held
+    held_position, _, was_alive, old, held_at, _ = held
     newest = max(position, held_position)
     if values is None:
-        return (newest, last, False, {}, {})
+        return (newest, last, False, {}, {}, ())
     if fresh is values and not change.positions and (not old or old.keys() <= values.keys()):
-        return (position, last, True, values, {})  # the usual row: all its fields at one position
+        return (position, last, True, values, {}, decided)  # the usual row: all its fields at one position
     positions = {name: at for name in old if (at := held_at.get(name, held_position)) != newest}
     for name in fresh:
         at = change.positions.get(name, position)
@@ -250,7 +255,7 @@ def _row(change: Change, held: Row, fresh: Mapping[str, Canonical], last: int) -
             positions[name] = at
         else:
             positions.pop(name, None)
-    return (newest, last, True if position >= held_position else was_alive, {**old, **fresh}, positions)
+    return (newest, last, True if position >= held_position else was_alive, {**old, **fresh}, positions, decided)
 
 
 def _forget_gone_rows(rows: dict[str, Row]) -> dict[str, Row]:
@@ -332,7 +337,7 @@ def _differs(system: str, fields: Mapping[str, Entry], alive: bool, current: tup
         # ignore: who deleted it is not given it again. soft: a dead thing is not made anywhere.
         return alive and not (rules.delete == "ignore" and row is not None)
     assert row is not None
-    held, same, owners = row[3], rules.same, rules.owners
+    held, decided, same = row[3], row[5], rules.same
     if not alive:
         return any(
             name in held and held[name] != value and not same(system, name, value, held[name])
@@ -347,7 +352,7 @@ def _differs(system: str, fields: Mapping[str, Entry], alive: bool, current: tup
         if (
             value != entry[0]
             and value is not _MISSING  # not known what it holds (unchanged TOAST)
-            and not (entry[3] and owners.get(name) == system)  # the owner's own
+            and name not in decided  # the owner's own: no sink writes over it
             and not same(system, name, entry[0], value)
         ):
             return True
@@ -383,9 +388,7 @@ def _record(
 # ---- conflicts ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _conflict(
-    link: str, change: Change, rules: Rules, name: str, standing: Entry, write: tuple[Canonical, int, int, int, str], held: Canonical
-) -> Conflict | None:
+def _conflict(link: str, change: Change, rules: Rules, name: str, standing: Entry, write: Write, held: Canonical) -> Conflict | None:
     """The write that is lost, if it is: two systems wrote different values, and the winner had not seen the other's.
 
     `held`: what the row held before this write, _MISSING when that is not known.
@@ -408,7 +411,7 @@ def _clash_of_existence(
     rules: Rules,
     fields: Mapping[str, Entry],
     standing: Entry,
-    write: tuple[Canonical, int, int, int, str],
+    write: Write,
     old: Mapping[str, Canonical],
 ) -> Conflict | None:
     """A delete against an edit of another system, when neither had seen the other."""
@@ -428,8 +431,8 @@ def _clash_of_existence(
     return _lost(link, change, rules, EXISTS, winner=_written(write, change.key), loser=_stood(standing))
 
 
-def _written(write: tuple[Canonical, int, int, int, str], key: str) -> Side:
-    value, hlc, rank, owned, system = write
+def _written(write: Write, key: str) -> Side:
+    value, hlc, rank, owned, system, _ = write
     return Side(system, value, hlc, rank, bool(owned), key)
 
 
