@@ -14,6 +14,7 @@ each partition where reading stands, what was handed out, what of it is finished
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from faust.types import TP
+
+#: Faust's and mode's services log their starts and stops as the module of their class; ours are no news either.
+FAUST_LOGGER = logging.getLogger("faust.chunks")
 
 RETRY_FIRST_SECONDS = 0.1
 RETRY_LONGEST_SECONDS = 30.0
@@ -191,11 +195,6 @@ class Ledger:
         """An agent takes the chunk in hand: it grows no more, and must be finished or given back."""
         self._begun += 1
         chunk.begun = self._begun
-
-    def in_work(self) -> list[Chunk]:
-        """Chunks that were begun and not finished, the youngest first."""
-        found = [c for queue in self.inflight.values() for c in queue if c.begun and not c.acked]
-        return sorted(found, key=lambda chunk: -chunk.begun)
 
     # outcomes -----------------------------------------------------------------------------------------------------------------------
 

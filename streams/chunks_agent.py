@@ -26,7 +26,7 @@ from faust.types.streams import StreamT
 from mode.utils.objects import canonshortname
 
 from schemas.errors import Retriable
-from streams.chunks import Chunk, Forgotten, current_chunk
+from streams.chunks import FAUST_LOGGER, Chunk, Forgotten, current_chunk
 
 if TYPE_CHECKING:
     from streams.transport import ChunkApp, Consumer
@@ -81,6 +81,7 @@ class Lane:
     def _put_down(self) -> None:
         self.chunk = None
         current_chunk.set(None)
+        self.consumer.settled.set()
 
     async def _settle(self, chunk: Chunk) -> None:
         if chunk.changes and not chunk.stale:
@@ -134,12 +135,9 @@ class Lane:
         """The function does not come to an end: nothing of what it does counts, start anew."""
         if self.chunk is not None:
             self.chunk.discard()
-        self._put_down_elsewhere()
+        self.chunk = None
         self._task.cancel()
         self._task = self._start()
-
-    def _put_down_elsewhere(self) -> None:
-        self.chunk = None
 
     async def stop(self) -> None:
         self._task.cancel()
@@ -148,6 +146,8 @@ class Lane:
 
 class ChunkAgent(Agent):
     """A Faust agent whose function is fed by lanes. Faust's own actor subscribes to the topics and does nothing else."""
+
+    logger = FAUST_LOGGER
 
     def __init__(self, fun: Handler, *, name: str | None = None, **kwargs: Any) -> None:
         self.handler = fun
@@ -162,6 +162,10 @@ class ChunkAgent(Agent):
         if lane is None:
             lane = self.lanes[partition] = Lane(self, partition)
         return lane
+
+    @property
+    def label(self) -> str:
+        return f"{type(self).__name__}: {self.name}"
 
     async def on_stop(self) -> None:
         await super().on_stop()

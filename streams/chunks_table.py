@@ -20,7 +20,7 @@ from faust.tables.table import Table
 from faust.types import TP, AppT
 from mode import Service
 
-from streams.chunks import Chunk, Forgotten, current_chunk
+from streams.chunks import FAUST_LOGGER, Chunk, Forgotten, current_chunk
 from streams.producer import Delivered, Output
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ CHANGELOG_CONFIG = {"segment.bytes": str(32 << 20), "min.cleanable.dirty.ratio":
 
 class _NoStore(Store[Any, Any]):
     """What Faust starts, stops and tells about rebalances: the table itself holds the data."""
+
+    logger = FAUST_LOGGER
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -51,6 +53,8 @@ class _NoStore(Store[Any, Any]):
 
 class ChunkTable(Table[str, V], Generic[V]):
     """Within a chunk: the mapping of the chunk's partition. Outside of one: all partitions, to look at only."""
+
+    logger = FAUST_LOGGER
 
     def __init__(
         self,
@@ -212,6 +216,8 @@ class ChunkTable(Table[str, V], Generic[V]):
 class ChunkRecovery(Recovery):
     """Changelog records are applied a fetched run at a time by the consumer's drain loop, not one by one from a queue."""
 
+    logger = FAUST_LOGGER
+
     def _set_recovery_started(self) -> None:
         super()._set_recovery_started()
         self.signal_recovery_end.clear()  # else the end of the previous recovery ends this one too, with partitions not restored
@@ -249,6 +255,8 @@ class ChunkRecovery(Recovery):
 
 
 class ChunkTableManager(TableManager):
+    logger = FAUST_LOGGER
+
     @property
     def recovery(self) -> ChunkRecovery:
         if self._recovery is None:

@@ -45,7 +45,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from schemas.errors import ConcordError
-from streams.chunks import Chunk, Forgotten, Ledger, Record, current_chunk
+from streams.chunks import FAUST_LOGGER, Chunk, Forgotten, Ledger, Record, current_chunk
 from streams.chunks_agent import ChunkAgent, Handler, Lane
 from streams.chunks_table import ChunkRecovery, ChunkTable, ChunkTableManager, changelog_records
 from streams.producer import ChunkProducer, Delivered, DeliveryFailed, Output
@@ -58,9 +58,9 @@ __all__ = [
     "Forgotten",
     "Handler",
     "Health",
-    "MissingTopic",
     "Output",
     "Record",
+    "UnfitTopics",
     "run_worker",
 ]
 
@@ -72,12 +72,14 @@ STOP_SECONDS = 2.0  # what chunks in work get to end in when the worker stops
 OnPoison = Callable[[str, Any, Exception], Awaitable[None]]
 
 
-class MissingTopic(ConcordError):
-    """A topic that must be there before the streams start is not."""
+class UnfitTopics(ConcordError):
+    """A topic that must be there before the streams start is not, or has another number of partitions than it needs."""
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """aiokafka in a thread of its own, so that heartbeats go on while the event loop works."""
+
+    logger = FAUST_LOGGER
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -173,12 +175,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 class Consumer(driver.Consumer):
     """Faust's consumer with the ledger as the one owner of what was read, finished and may be committed."""
 
+    logger = FAUST_LOGGER
+
     _thread: ConsumerThread
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.ledger = Ledger(cast("ChunkApp", self.app).chunk_size)
-        self._settled = asyncio.Event()
+        self.settled = asyncio.Event()  # a lane put down its chunk
 
     def _new_consumer_thread(self) -> ConsumerThread:
         running = type(asyncio.get_running_loop())
@@ -199,12 +203,10 @@ class Consumer(driver.Consumer):
     def finish(self, chunk: Chunk) -> None:
         if self.ledger.finish(chunk):
             self._n_acked += len(chunk)
-        self._settled.set()
 
     def give_back(self, agent: str, chunk: Chunk, error: BaseException, *, retriable: bool) -> None:
         """The agent failed: the chunk comes back, later."""
         failure = self.ledger.give_back(chunk, error, retriable=retriable)
-        self._settled.set()
         self._thread.nudge()
         if failure is not None:
             wait = max(0.0, failure.until - self.ledger.clock())
@@ -251,14 +253,13 @@ class Consumer(driver.Consumer):
         self.ledger.drop_waiting()
         limit = app.stop_seconds if self.app.should_stop else self.app.conf.broker_rebalance_timeout / 2
         deadline = time.monotonic() + limit
-        while working := self.ledger.in_work():
-            self._settled.clear()
+        while working := [lane for lane in app.lanes() if lane.chunk is not None]:
+            self.settled.clear()
             try:
-                await asyncio.wait_for(self._settled.wait(), max(0.0, deadline - time.monotonic()))
+                await asyncio.wait_for(self.settled.wait(), max(0.0, deadline - time.monotonic()))
             except TimeoutError:
-                logger.warning("still in work after %.0f s, given up: %s", limit, ", ".join(map(repr, working)))
-                app.abandon_work()
-                self.ledger.forget({chunk.tp for chunk in working})
+                logger.warning("still in work after %.0f s, given up: %s", limit, ", ".join(repr(lane.chunk) for lane in working))
+                app.abandon(working)
                 break
         try:
             async with asyncio.timeout(limit):
@@ -365,6 +366,8 @@ class Health:
 class ChunkApp(faust.App):
     """A Faust app whose agents receive chunks."""
 
+    logger = FAUST_LOGGER
+
     #: Takes over a record that keeps failing: (agent, record, error). None: its partition waits and tries for ever.
     on_poison: OnPoison | None = None
 
@@ -423,9 +426,7 @@ class ChunkApp(faust.App):
         return await self._deliver(items)
 
     async def _deliver(self, items: Iterable[Output | tuple[Any, ...]]) -> dict[tuple[str, int], Delivered]:
-        producer = self._chunk_producer
-        if producer is None:
-            producer = self._chunk_producer = self._new_chunk_producer()
+        producer = self._chunk_producer_now()
         try:
             return await producer.deliver(items)
         except DeliveryFailed:
@@ -433,9 +434,11 @@ class ChunkApp(faust.App):
                 self._renew_producer()
             raise
 
-    def _new_chunk_producer(self) -> ChunkProducer:
-        servers = ",".join(f"{url.host}:{url.port or 9092}" for url in self.conf.broker)
-        return ChunkProducer({"bootstrap.servers": servers, "client.id": self.conf.id, **self.producer_config})
+    def _chunk_producer_now(self) -> ChunkProducer:
+        if self._chunk_producer is None:
+            servers = ",".join(f"{url.host}:{url.port or 9092}" for url in self.conf.broker)
+            self._chunk_producer = ChunkProducer({"bootstrap.servers": servers, "client.id": self.conf.id, **self.producer_config})
+        return self._chunk_producer
 
     def _renew_producer(self) -> None:
         producer, self._chunk_producer = self._chunk_producer, None
@@ -460,13 +463,14 @@ class ChunkApp(faust.App):
     def lane(self, tp: TP) -> Lane:
         return self._agents_by_topic[tp.topic].lane(tp.partition)
 
-    def abandon_work(self) -> None:
-        """Chunks in work do not come to an end: nothing that they still do counts."""
+    def lanes(self) -> list[Lane]:
+        return [lane for agent in set(self._agents_by_topic.values()) for lane in agent.lanes.values()]
+
+    def abandon(self, lanes: Iterable[Lane]) -> None:
+        """What these do does not come to an end: nothing of it counts, also not what is on its way to Kafka."""
         self._renew_producer()
-        for agent in set(self._agents_by_topic.values()):
-            for lane in agent.lanes.values():
-                if lane.chunk is not None:
-                    lane.abandon()
+        for lane in lanes:
+            lane.abandon()
 
     # for operators ------------------------------------------------------------------------------------------------------------------
 
@@ -478,7 +482,7 @@ class ChunkApp(faust.App):
     def health(self) -> Health:
         """Cheap, never blocks."""
         consumer = cast("Consumer | None", self._consumer)
-        if consumer is None or not consumer._thread.started or self.should_stop:
+        if consumer is None or consumer._thread._consumer is None or self.should_stop:
             return Health(False, 0, {}, {})
         ledger, tps = consumer.ledger, consumer.stream_partitions()
         consuming = consumer.flow_active and not self.rebalancing and self.tables.actives_ready and all(tp in ledger.next for tp in tps)
@@ -533,6 +537,31 @@ class ChunkApp(faust.App):
                 if topic in self._agents_by_topic:
                     raise ValueError(f"topic {topic!r} has two agents, {self._agents_by_topic[topic].name!r} and {agent.name!r}")
                 self._agents_by_topic[topic] = cast(ChunkAgent, agent)
+        await self._check_topics()
+
+    async def _check_topics(self) -> None:
+        """Everything read or written is there, and co-partitioned where a table needs it. Warms up the producer by the way.
+
+        Raises UnfitTopics, with all problems; DeliveryFailed if Kafka does not answer.
+        """
+        logs = {cast(str, table.changelog_topic_name): table for table in self.tables.values()}
+        asked = dict.fromkeys([*self._agents_by_topic, *self.warm_topics, *logs])
+        counts = await asyncio.to_thread(self._chunk_producer_now().warm, asked)
+        problems = [f"topic {topic!r} is not there" for topic in asked if not counts[topic] and topic not in logs]
+        for agent in set(self._agents_by_topic.values()):
+            read = {topic: counts[topic] for topic in sorted(agent.get_topic_names())}
+            if len(set(read.values())) > 1:
+                problems.append(f"agent {agent.name!r} reads topics that are not co-partitioned: {read}")
+        inputs = {counts[topic] for topic in self._agents_by_topic}
+        for name, table in logs.items():
+            if not table.partitions and len(inputs) != 1:
+                problems.append(f"table {table.name!r} needs `partitions`: the topics read have {sorted(inputs)}")
+                continue
+            table.partitions = table.changelog_topic.partitions = table.partitions or inputs.copy().pop()
+            if counts[name] not in (0, table.partitions):
+                problems.append(f"changelog {name!r} has {counts[name]} partitions, expected {table.partitions}")
+        if problems:
+            raise UnfitTopics("; ".join(problems))
 
     async def on_shutdown(self) -> None:
         await super().on_shutdown()
