@@ -39,7 +39,7 @@ def say_json(told: Any) -> None:
 
 def screen() -> Console:
     """For people. A pipe gets lines as wide as they are."""
-    return Console(highlight=False, **({} if sys.stdout.isatty() else {"width": 160}))
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
 
 
 def _refused(error: ConcordError, as_json: bool, file: Path) -> None:
@@ -203,7 +203,7 @@ def _run_part(name: str, kind: str, file: Path, debug: bool, system: str | None,
                 told.tell(metrics=metrics.serve(wiring.metrics_port(pipeline, kind, system, worker)))
                 run, stop = wiring.build(kind, pipeline, system, worker)
                 if stop is not None:
-                    stop_on_signals(lambda: (told.tell(state="stopping"), stop())[-1])
+                    stop_on_signals(stop)
                 told.tell(state="running")
                 logger.info("running")
                 run()
@@ -283,7 +283,7 @@ def sink(system: str, worker: int, file: Path, debug: bool) -> int:
 def status(file: Path, debug: bool, as_json: bool, seconds: float | None, watch: bool) -> int:
     """How far behind is each system, what is stuck, what is alive.
 
-    Exit status 0 when every part that should run does and nothing is dead-lettered; with --wait, when all has settled too.
+    Exit status 0 when every part runs, every slot streams and nothing is dead-lettered; with --wait, when all has settled.
 
     \b
       concord status
@@ -294,12 +294,13 @@ def status(file: Path, debug: bool, as_json: bool, seconds: float | None, watch:
     from console import wiring
 
     config = wiring.open_config(file)
-    pipeline = wiring.open_pipeline(config)
     if watch:
-        asking.watch(pipeline, screen())
+        asking.watch(config, screen())
         return OK
-    report = asking.status(pipeline) if seconds is None else asking.settled_within(pipeline, seconds)
+    report = asking.status(config) if seconds is None else asking.settled_within(config, seconds)
     say_json(report) if as_json else asking.show(report, screen(), config.name)
+    if not asking.could_be_asked(report):
+        return NOT_ASKED
     if seconds is not None:
         return OK if report["settled"] else NOT_OK
     return OK if asking.is_well(report) else NOT_OK

@@ -28,8 +28,8 @@ from console.supervise import PartCommand
 from schemas import topics
 from schemas.catalog import Table
 from schemas.config import Config, load
-from schemas.errors import Retriable
-from schemas.mapping import Pipeline, compile_config
+from schemas.errors import Retriable, UnfitDatabase
+from schemas.mapping import Pipeline, compile_config, table_names
 from schemas.topics import Topic
 
 logger = logging.getLogger(__name__)
@@ -60,15 +60,12 @@ def group_of_streams(config: Config) -> str:
 def session(config: Config, system: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """A connection to a system, autocommit; errors come out as ours, named for the system."""
     told = config.systems[system]
-    with translated(f"system {system}"):
+    try:
         connection = connect(told.dsn, told.session, "concord console")
-        with connection:
-            yield connection
-
-
-def table_names(config: Config, system: str) -> list[str]:
-    """`schema.table` of every table that is bound in a system."""
-    return sorted({entity.bindings[system].table for entity in config.entities.values() if system in entity.bindings})
+    except (Retriable, UnfitDatabase) as error:
+        raise type(error)(f"system {system}: {error}") from error
+    with translated(f"system {system}"), connection:
+        yield connection
 
 
 def read_catalogs(config: Config) -> dict[str, dict[str, Table]]:
@@ -76,7 +73,7 @@ def read_catalogs(config: Config) -> dict[str, dict[str, Table]]:
     found = {}
     for system in config.systems:
         with session(config, system) as connection:
-            found[system] = dict(read_tables(connection, table_names(config, system)))
+            found[system] = read_tables(connection, table_names(config, system))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -75,7 +76,7 @@ def test_a_part_that_keeps_dying_waits_longer_each_time(tmp_path: Path) -> None:
     with running(Supervisor([a_part(code)], tmp_path, backoff=Backoff(first=0.1, longest=0.8))):
         wait_until(lambda: starts.exists() and len(starts.read_text().splitlines()) >= 5, "five starts")
     times = [float(line) for line in starts.read_text().splitlines()]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     for gap, least in zip(gaps, (0.1, 0.2, 0.4, 0.8), strict=False):
         assert gap >= least
     assert Backoff(first=0.1, longest=0.8).wait(30) == 0.8
@@ -87,7 +88,7 @@ def test_the_wait_begins_anew_after_the_part_ran_well(tmp_path: Path) -> None:
         for _ in range(8):  # with doubling the last wait would be over six seconds
             pid = pid_of(tmp_path, "sink-erp-0")
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda pid=pid: told(tmp_path, "sink-erp-0").get("pid") not in (None, pid), "not started again", seconds=5)
+            wait_until(lambda: pid_of(tmp_path, "sink-erp-0") != pid, "not started again", seconds=5)  # noqa: B023  called at once
 
 
 def test_stopping_goes_downstream_and_kills_what_hangs(tmp_path: Path) -> None:
@@ -116,7 +117,8 @@ def test_stopping_goes_downstream_and_kills_what_hangs(tmp_path: Path) -> None:
 def test_kill_9_of_the_supervisor_leaves_no_child(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom console.supervise import PartCommand, Supervisor\n"
-        f"Supervisor([PartCommand(f'sink-erp-{{n}}', (sys.executable, '-c', {PART!r}), 2) for n in range(3)], Path({str(tmp_path)!r})).run()"
+        f"parts = [PartCommand(f'sink-erp-{{n}}', (sys.executable, '-c', {PART!r}), 2) for n in range(3)]\n"
+        f"Supervisor(parts, Path({str(tmp_path)!r})).run()"
     )
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as supervisor:
         children = [pid_of(tmp_path, f"sink-erp-{number}") for number in range(3)]
