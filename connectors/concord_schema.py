@@ -20,6 +20,7 @@ from typing import Any
 
 import psycopg
 
+from connectors.source.snapshot import MIGRATION as SNAPSHOT
 from schemas.errors import UnfitDatabase
 
 LOCK = 0x434F4E43  # "CONC": pg_advisory_xact_lock of whoever migrates
@@ -61,6 +62,7 @@ CREATE TABLE concord.parked (
     "offset" bigint NOT NULL,
     record bytea NOT NULL,
     since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    tried timestamptz NOT NULL DEFAULT clock_timestamp(),
     reason text NOT NULL,
     PRIMARY KEY (entity, link)
 );
@@ -83,20 +85,7 @@ CREATE TABLE concord.dead_letter (
 );
 """
 
-_SNAPSHOT = """
-CREATE TABLE concord.snapshot (
-    pipeline text NOT NULL,
-    table_name text NOT NULL,
-    last_key text,
-    done boolean NOT NULL DEFAULT false,
-    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    finished_at timestamptz,
-    rows bigint NOT NULL DEFAULT 0,
-    PRIMARY KEY (pipeline, table_name)
-);
-"""
-
-MIGRATIONS: tuple[str, ...] = (_FIRST, _SNAPSHOT)
+MIGRATIONS: tuple[str, ...] = (_FIRST, SNAPSHOT)
 LATEST = len(MIGRATIONS)
 
 

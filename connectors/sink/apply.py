@@ -1,0 +1,697 @@
+"""A batch of golden records → one transaction in the target database. All reads and writes of the sink are here; `plan` decides.
+
+    begin, lock progress, load         one round trip: what is known of all things of the batch, their rows, locked
+    write, per wave                    one round trip; a second wave only where one record of the batch needs what another brings
+    wake                               one, only when something is parked: children of what has just come
+    links, crosswalk, parked, dead letters, progress, origin, commit      one round trip; I2: the progress is in the rows' own transaction
+
+A batch that the database refuses is rolled back and halved under savepoints until the bad records stand alone (I8): they become dead
+letters, or wait where another thing's row is in the way. An error that is nobody's fault (`Retriable`) passes through: the caller tries
+again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import psycopg
+
+from connectors.postgres import concord_error
+from connectors.sink import statements as sql
+from connectors.sink.plan import (
+    Dead,
+    End,
+    LinkState,
+    Name,
+    Op,
+    Park,
+    Planner,
+    Row,
+    Task,
+    There,
+    Thing,
+    Write,
+    coalesced,
+    in_order,
+    match_columns,
+    match_texts,
+    supersedes,
+    value_wait,
+    wants_holders,
+)
+from connectors.sink.statements import Statement, TableStatements
+from schemas.change import parse_row_name, row_name
+from schemas.errors import ConcordError, MappingError, Refused, Retriable, SchemaError, UnfitDatabase
+from schemas.golden import GoldenRecord, Version
+from schemas.lsn import Lsn
+from schemas.mapping import Pipeline
+from schemas.metrics import State
+
+logger = logging.getLogger(__name__)
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+Place = tuple[str, int]  # (topic, partition)
+
+NO_ROW = "no_row"  # the code of a write that hit no row
+
+
+class Fenced(ConcordError):
+    """Somebody else has moved on in a partition that we thought was ours: read the progress again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A message that is no golden record."""
+
+    entity: str
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    error: str
+    code: str
+
+    @property
+    def link(self) -> str:
+        """What it is filed under: its key, as far as that is text; so a good record of the same thing takes it away."""
+        try:
+            text = (self.key or b"").decode()
+        except UnicodeDecodeError:
+            text = ""
+        return text.replace("\x00", "�") or f"{self.topic}/{self.partition}@{self.offset}"
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is to become one transaction."""
+
+    tasks: list[Task] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+    progress: dict[Place, tuple[int, int]] = field(default_factory=dict)  # (offset stored before, offset to store)
+
+    def __len__(self) -> int:
+        return len(self.tasks) + len(self.unreadable)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How the records of a batch ended (I6)."""
+
+    committed: bool = True  # False: there was nothing to keep but the progress, which can wait
+    wrote: list[Task] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
+    parks: list[Park] = field(default_factory=list)
+    deads: list[Dead] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Run:
+    """A set of records on its way through load, waves and book."""
+
+    there: There
+    todo: list[Task] = field(default_factory=list)
+    wrote: dict[Task, None] = field(default_factory=dict)
+    ends: list[End] = field(default_factory=list)
+    parks: dict[Thing, Park] = field(default_factory=dict)
+    deads: dict[Thing, Dead] = field(default_factory=dict)
+    hlc: int = 0
+    any_parked: bool = False
+    was_parked: dict[Thing, None] = field(default_factory=dict)  # rows of concord.parked that are in our hands
+    dead_before: dict[Thing, bytes | None] = field(default_factory=dict)
+    changed: dict[Thing, None] = field(default_factory=dict)  # links to write
+    woken: set[tuple[str, str]] = field(default_factory=set)  # names whose children were looked for
+
+    def drain(self, outcome: Outcome) -> None:
+        outcome.wrote += self.wrote
+        outcome.ends += [end for end in self.ends if end.task not in self.wrote]
+        outcome.parks += self.parks.values()
+        outcome.deads += self.deads.values()
+
+
+class Applier:
+    """Applies batches through one connection, which must be in autocommit mode and hold a replication origin."""
+
+    def __init__(self, conn: Connection, pipeline: Pipeline, system: str, decode: Callable[[str, bytes], GoldenRecord]) -> None:
+        self._conn = conn
+        self._pipeline = pipeline
+        self._system = system
+        self._decode = decode
+        self._planner = Planner(pipeline, system)
+        self._tables = {
+            name: TableStatements(entity.bindings[system]) for name, entity in pipeline.entities.items() if system in entity.bindings
+        }
+
+    # the transaction
+
+    def apply(self, batch: Batch) -> Outcome:
+        """Raises Retriable, Fenced, or UnfitDatabase when not even dead letters can be written; then nothing was applied."""
+        try:
+            return self._at_once(batch)
+        except (Refused, UnfitDatabase) as error:
+            logger.debug("a batch of %d was refused, looking for the bad record: %s", len(batch), error)
+            self._rollback()
+            return self._halving(batch)
+
+    def sweep(self, limit: int = 200) -> Outcome:
+        """Tries parked records whose time may have come: their parent came at the same moment through another worker, or they wait for a
+        value."""
+        self._round_trip([("BEGIN", ())])
+        (rows,) = self._round_trip([(sql.DUE_PARKED, (self._system, limit))])
+        batch = Batch(tasks=self._parked_tasks(rows))
+        self._round_trip([("ROLLBACK", ())])
+        return self.apply(batch) if batch.tasks else Outcome(committed=False)
+
+    def positions(self, places: Sequence[Place]) -> dict[Place, int]:
+        """The next offset to read of each, 0 where we have never been; from now on there is a row to lock for each."""
+        topics, partitions = [topic for topic, _ in places], [partition for _, partition in places]
+        _, rows = self._round_trip([(sql.BEGIN_PROGRESS, (topics, partitions)), (sql.READ_PROGRESS, (topics, partitions))])
+        return {(topic, partition): offset for topic, partition, offset in rows}
+
+    def _at_once(self, batch: Batch) -> Outcome:
+        tasks, ends = coalesced(batch.tasks)
+        run = _Run(There(self._system), ends=ends)
+        self._load(run, tasks, before=[("BEGIN", ()), *self._lock_progress(batch)], check=lambda results: self._fence(batch, results[1:]))
+        self._waves(run, wake=True)
+        outcome = Outcome()
+        run.drain(outcome)
+        booked = self._book(run)
+        if not booked and not batch.unreadable:
+            self._round_trip([("ROLLBACK", ())])
+            outcome.committed = False
+            return outcome
+        self._finish(batch, outcome, booked, run.hlc)
+        return outcome
+
+    def _halving(self, batch: Batch) -> Outcome:
+        tasks, ends = coalesced(batch.tasks)
+        outcome = Outcome(ends=ends)
+        _, *progress = self._round_trip([("BEGIN", ()), *self._lock_progress(batch)])
+        self._fence(batch, progress)
+        hlc = 0
+        names: dict[tuple[str, str], None] = {}
+        done: set[Thing] = set()
+        waiting = in_order(tasks, self._pipeline)
+        while waiting:
+            halves = [waiting]
+            while halves:
+                half = halves.pop()
+                run = self._attempt(half)
+                if run is None:
+                    middle = len(half) // 2
+                    halves += [half[middle:], half[:middle]]
+                    continue
+                run.drain(outcome)
+                hlc = max(hlc, run.hlc)
+                done.update(task.thing for task in half)
+                names.update(dict.fromkeys(self._names_to_wake(run)))
+            (rows,) = self._round_trip([(sql.WAITING_FOR, ([entity for entity, _ in names], [name for _, name in names]))])
+            names.clear()
+            waiting = [task for task in self._parked_tasks(rows) if task.thing not in done]
+        self._finish(batch, outcome, [], hlc)
+        return outcome
+
+    def _attempt(self, tasks: list[Task]) -> _Run | None:
+        """These records under a savepoint; None if they were refused and there are several."""
+        run = _Run(There(self._system))
+        try:
+            self._load(run, tasks, before=[("SAVEPOINT concord", ())])
+            self._waves(run, wake=False)
+            # deferred constraints are asked now, so that it is known whom they refuse
+            asked = [("SET CONSTRAINTS ALL IMMEDIATE", ()), ("SET CONSTRAINTS ALL DEFERRED", ())]
+            self._round_trip([*self._book(run), *asked, ("RELEASE concord", ())])
+            return run
+        except (Refused, UnfitDatabase) as error:
+            self._round_trip([("ROLLBACK TO concord", ()), ("RELEASE concord", ())])
+            if len(tasks) > 1:
+                return None
+            return self._refused(tasks[0], error)
+
+    def _refused(self, task: Task, error: ConcordError) -> _Run:
+        """One record that the database refuses: to wait, where another thing's row is in the way; else a dead letter."""
+        run = _Run(There(self._system))
+        self._load(run, [task])
+        run.todo.clear()
+        run.there.enter_seen(task.record)
+        decision = self._judged(task, error, run.there)
+        if isinstance(decision, Park):
+            run.parks[task.thing] = decision
+        else:
+            run.deads[task.thing] = decision
+        self._round_trip(self._book(run))
+        return run
+
+    def _judged(self, task: Task, error: ConcordError, there: There) -> Park | Dead:
+        """By SQLSTATE and by what the violated constraint is about, never by the text."""
+        cause = error.__cause__ if isinstance(error.__cause__, psycopg.Error) else None
+        code = (cause.sqlstate if cause is not None else None) or (error.code if isinstance(error, Refused) else "") or type(error).__name__
+        entity = self._pipeline.entities[task.record.entity]
+        binding = entity.bindings[self._system]
+        if cause is not None and code == "23505":
+            columns = self._constraint_columns(sql.UNIQUE_COLUMNS, (cause.diag.schema_name, cause.diag.constraint_name))
+            matched = {column for name in entity.match_on for column in binding.columns.get(name, ())}
+            if columns & matched:
+                with suppress(MappingError, SchemaError):
+                    values = self._match_texts(task.record, there) or (str(cause.diag.constraint_name),)
+                    return Park(task, entity.name, value_wait(values), f"another row has {', '.join(entity.match_on)}: {error}")
+        if cause is not None and code == "23503":
+            if not task.record.alive:
+                mend = f"give {entity.name} a soft delete (delete: {{soft: …}}), or remove what refers to it"
+                return Dead(task, f"{error}; {mend}", code)
+            name = (cause.diag.schema_name, cause.diag.table_name, cause.diag.constraint_name)
+            columns = self._constraint_columns(sql.FOREIGN_KEY_COLUMNS, name)
+            for field_name, referred in entity.refs.items():
+                value = task.record.values.get(field_name)
+                if value is not None and columns & set(binding.columns.get(field_name, ())):
+                    return Park(task, referred, str(value), f"{field_name}: the row of {referred} {value} has gone here: {error}")
+        return Dead(task, str(error), code)
+
+    def _constraint_columns(self, statement: str, names: tuple[str | None, ...]) -> set[str]:
+        (rows,) = self._round_trip([(statement, names)])
+        return {column for (column,) in rows}
+
+    def _lock_progress(self, batch: Batch) -> list[Statement]:
+        if not batch.progress:
+            return []
+        return [(sql.LOCK_PROGRESS, ([topic for topic, _ in batch.progress], [partition for _, partition in batch.progress]))]
+
+    @staticmethod
+    def _fence(batch: Batch, results: Sequence[list[tuple[Any, ...]]]) -> None:
+        """I2: nobody has moved on in these partitions since we did. The lock holds until we commit."""
+        if batch.progress:
+            stored = {(topic, partition): offset for topic, partition, offset in results[0]}
+            for place, (expected, _) in batch.progress.items():
+                if stored.get(place) != expected:
+                    raise Fenced(f"{place[0]}/{place[1]}: progress is at {stored.get(place)}, we had left it at {expected}")
+
+    def _finish(self, batch: Batch, outcome: Outcome, booked: list[Statement], hlc: int) -> None:
+        steps = list(booked)
+        if batch.unreadable:
+            latest = {(message.entity, message.link): message for message in batch.unreadable}
+            steps.append(
+                _dead_letters([(m.entity, m.link, m.topic, m.partition, m.offset, m.value, m.error, m.code) for m in latest.values()])
+            )
+            outcome.unreadable = batch.unreadable
+        if batch.progress:
+            places = batch.progress.items()
+            steps.append(
+                (sql.WRITE_PROGRESS, ([p[0] for p, _ in places], [p[1] for p, _ in places], [offset for _, (_, offset) in places]))
+            )
+        # I5: what we write comes back in the log under our origin, with the hlc up to which the system has now seen
+        self._round_trip([*steps, (sql.XACT_ORIGIN, (str(Lsn(max(hlc, 1))),)), ("COMMIT", ())])
+
+    def keep_progress(self, progress: Mapping[Place, tuple[int, int]]) -> None:
+        """Stores progress that no row came of. Raises as `apply`."""
+        batch = Batch(progress=dict(progress))
+        _, *locked = self._round_trip([("BEGIN", ()), *self._lock_progress(batch)])
+        self._fence(batch, locked)
+        self._finish(batch, Outcome(), [], 0)
+
+    def rollback(self) -> None:
+        """Ends a transaction that may be open, on a connection that may be gone."""
+        try:
+            self._rollback()
+        except ConcordError as error:
+            logger.debug("rolling back: %s", error)
+
+    def _rollback(self) -> None:
+        self._round_trip([("ROLLBACK", ())])
+
+    # 1: load
+
+    def _load(
+        self,
+        run: _Run,
+        tasks: list[Task],
+        before: Sequence[Statement] = (),
+        check: Callable[[list[list[tuple[Any, ...]]]], None] = lambda _: None,
+    ) -> None:
+        """What is there of these records' things, in one round trip; the records go to `run.todo`."""
+        there = run.there
+        things = list(dict.fromkeys(task.thing for task in tasks))
+        of_things = ([entity for entity, _ in things], [link for _, link in things])
+        names = list(dict.fromkeys(name for task in tasks for name in self._names_of(task.record)))
+        of_names = ([name[0] for name in names], [name[1] for name in names], [name[2] for name in names])
+        steps: list[Statement] = [
+            *before,
+            (sql.LOAD_PARKED, of_things),  # first: it is the lock that keeps two workers from applying one thing at once
+            (sql.LOAD_LINKS, of_things),
+            (sql.LOAD_OWN, (*of_things, self._system)),
+            (sql.LOAD_DEAD, of_things),
+            (sql.LOAD_NAMES, (*of_names, self._system)),
+            (sql.ANY_PARKED, ()),
+        ]
+        reads = self._row_reads(tasks)
+        steps += [statement for _, statement in reads]
+        searches = self._holder_searches(tasks, there)
+        steps += [statement for _, _, statement in searches]
+        results = self._round_trip(steps)
+        check(results[: len(before)])
+        parked, links, own, dead, known, any_parked, *rest = results[len(before) :]
+        for entity, link, applied, wrote, adjusted in links:
+            there.links[entity, link] = _link_state(applied, wrote, adjusted)
+        for entity, link, key, gone in own:
+            there.own.setdefault((entity, link), {})[key] = gone
+            there.names[entity, self._system, key] = link
+        for entity, system, key, link, own_key, gone in known:
+            there.names[entity, system, key] = link
+            if own_key is not None:
+                there.own.setdefault((entity, link), {})[own_key] = gone
+                there.names[entity, self._system, own_key] = link
+        run.dead_before.update({(entity, link): record for entity, link, record in dead})
+        run.any_parked = run.any_parked or any_parked[0][0]
+        for (name, _), found in zip(reads, rest, strict=False):
+            self._take_rows(there, name, found)
+        for (name, values, _), found in zip(searches, rest[len(reads) :], strict=True):
+            self._take_holders(there, name, values, found)
+        for task in tasks:
+            there.enter_others(task.record)
+            if self._system in task.record.targets:
+                run.hlc = max(run.hlc, task.record.hlc)
+        run.was_parked.update(dict.fromkeys(task.thing for task in tasks if task.woken))
+        earlier = [task for task in self._parked_tasks(parked) if task.thing not in run.was_parked]
+        if earlier:
+            # a record of the same thing was parked before: it goes on only if it says something that the later one does not
+            run.was_parked.update(dict.fromkeys(task.thing for task in earlier))
+            tasks, ends = coalesced([*earlier, *tasks])
+            run.ends += [end for end in ends if not end.task.woken]
+            again = [task for task in tasks if task.woken]
+            if again:
+                run.todo += [task for task in tasks if not task.woken]
+                self._load(run, again)
+                run.todo = in_order(run.todo, self._pipeline)
+                return
+        run.todo = in_order([*run.todo, *tasks], self._pipeline)
+
+    def _names_of(self, record: GoldenRecord) -> Iterable[Name]:
+        """The rows that this record speaks of: its own in each system, and those it refers to."""
+        for system, key in record.keys.items():
+            yield record.entity, system, key
+        if self._system in record.targets:
+            for name, referred in self._pipeline.entities[record.entity].refs.items():
+                value = record.values.get(name)
+                if value is not None:
+                    with suppress(SchemaError):  # not a row name: the plan says so
+                        yield (referred, *parse_row_name(str(value)))
+
+    def _row_reads(self, tasks: Sequence[Task]) -> list[tuple[str, Statement]]:
+        links: dict[str, list[str]] = {}
+        keys: dict[str, list[str]] = {}
+        for task in tasks:
+            record = task.record
+            if self._system in record.targets and record.entity in self._tables:
+                links.setdefault(record.entity, []).append(record.link)
+                if (known := record.keys.get(self._system)) is not None:
+                    keys.setdefault(record.entity, []).append(known)
+        return [(entity, self._tables[entity].rows_of(self._system, of, keys.get(entity, []))) for entity, of in links.items()]
+
+    def _take_rows(self, there: There, entity: str, found: Iterable[Sequence[Any]]) -> None:
+        table = self._tables[entity]
+        for values in found:
+            row = table.row(values)
+            there.rows[entity, table.binding.key_of(row)] = row
+
+    def _holder_searches(self, tasks: Sequence[Task], there: There) -> list[tuple[str, list[tuple[str, ...]], Statement]]:
+        wanted: dict[str, dict[tuple[str, ...], None]] = {}
+        for task in tasks:
+            record = task.record
+            entity = self._pipeline.entities[record.entity]
+            if record.entity in self._tables and wants_holders(record, entity, self._system):
+                with suppress(MappingError, SchemaError):  # the plan meets it again and says so
+                    match = self._match_texts(record, there)
+                    if match is not None and (record.entity, match) not in there.holders and not any("\x00" in text for text in match):
+                        wanted.setdefault(record.entity, {})[match] = None
+        searches = []
+        for name, values in wanted.items():
+            binding = self._tables[name].binding
+            columns = match_columns(binding, self._pipeline.entities[name].match_on)
+            assert columns is not None
+            searches.append((name, list(values), self._tables[name].holders(self._system, columns, list(values))))
+        return searches
+
+    def _match_texts(self, record: GoldenRecord, there: There) -> tuple[str, ...] | None:
+        entity = self._pipeline.entities[record.entity]
+        values = dict(record.values)
+        for name in entity.match_on:
+            if name in entity.refs and values.get(name) is not None:
+                values[name] = there.resolve(entity.refs[name], str(values[name]))
+        return match_texts(self._tables[record.entity].binding, entity.match_on, values)
+
+    def _take_holders(self, there: There, entity: str, values: list[tuple[str, ...]], found: Iterable[Sequence[Any]]) -> None:
+        table = self._tables[entity]
+        for match in values:
+            there.holders.setdefault((entity, match), [])
+        for number, link, *texts in found:
+            row = table.row(texts)
+            key = table.binding.key_of(row)
+            there.rows.setdefault((entity, key), row)
+            there.holders[entity, values[number - 1]].append(key)
+            if link is not None:
+                there.names[entity, self._system, key] = link
+
+    def _parked_tasks(self, rows: Iterable[Sequence[Any]]) -> list[Task]:
+        tasks = []
+        for entity, link, topic, partition, offset, raw in rows:
+            try:
+                record = self._decode(entity, bytes(raw))
+            except SchemaError as error:  # was readable when it was parked
+                logger.warning("%s/%s@%s/%s was parked and cannot be read any more: %s", topic, link, partition, offset, error)
+                continue
+            if entity in self._pipeline.entities:
+                tasks.append(Task(record, topic, partition, offset, bytes(raw), woken=True))
+        return tasks
+
+    # 2 to 5: plan and write, wave by wave
+
+    def _waves(self, run: _Run, wake: bool) -> None:
+        there, last = run.there, False
+        while run.todo:
+            self._look_for_resolved_holders(run)
+            wave = self._planner.plan_wave(run.todo, there, last)
+            if wave.writes:
+                self._write(wave.writes, there)
+            for write in wave.writes:
+                run.wrote[write.task] = None
+                run.changed[write.task.thing] = None
+            for end in wave.ends:
+                run.ends.append(end)
+                if end.state is not None and there.links.get(end.task.thing) != end.state:
+                    there.links[end.task.thing] = end.state
+                    run.changed[end.task.thing] = None
+            run.parks.update({park.task.thing: park for park in wave.parks})
+            run.deads.update({dead.task.thing: dead for dead in wave.deads})
+            run.todo = [wait.task for wait in wave.waits] + [write.task for write in wave.writes if write.again]
+            last = bool(run.todo) and len(wave.waits) == len(run.todo) and not (wave.writes or wave.ends or wave.parks or wave.deads)
+            if wake and (run.any_parked or run.parks):
+                self._wake(run)
+                last = last and all(not task.woken for task in run.todo)
+            run.todo = in_order(run.todo, self._pipeline)
+
+    def _look_for_resolved_holders(self, run: _Run) -> None:
+        """Rows that hold a match value with a reference in it, known only once the reference was resolved."""
+        tasks = [
+            task
+            for task in run.todo
+            if any(
+                name in self._pipeline.entities[task.record.entity].refs for name in self._pipeline.entities[task.record.entity].match_on
+            )
+        ]
+        searches = self._holder_searches(tasks, run.there) if tasks else []
+        if searches:
+            results = self._round_trip([statement for _, _, statement in searches])
+            for (name, values, _), found in zip(searches, results, strict=True):
+                self._take_holders(run.there, name, values, found)
+
+    def _names_to_wake(self, run: _Run) -> list[tuple[str, str]]:
+        """Row names, new in this run, of things that this system has a row of."""
+        there = run.there
+        names: dict[tuple[str, str], None] = {}
+        for (entity, system, key), (link, _) in there.register.items():
+            if there.live_key((entity, link)) is not None:
+                if system == self._system:
+                    for other in [name for name, of in there.names.items() if of == link and name[0] == entity]:
+                        names[entity, row_name(other[1], other[2])] = None
+                names[entity, row_name(system, key)] = None
+        return [name for name in names if name not in run.woken]
+
+    def _wake(self, run: _Run) -> None:
+        """Children that waited for what has just come, oldest first; those of this very batch too."""
+        names = self._names_to_wake(run)
+        if not names:
+            return
+        run.woken.update(names)
+        for thing, park in list(run.parks.items()):
+            if (park.entity, park.waits_for) in run.woken:
+                del run.parks[thing]
+                run.todo.append(park.task)
+        if not run.any_parked:
+            return
+        (rows,) = self._round_trip([(sql.WAITING_FOR, ([entity for entity, _ in names], [name for _, name in names]))])
+        busy = {task.thing for task in run.todo} | run.was_parked.keys() | {task.thing for task in run.wrote}
+        children = [task for task in self._parked_tasks(rows) if task.thing not in busy]
+        if children:
+            self._load(run, children)
+
+    def _write(self, writes: Sequence[Write], there: There) -> None:
+        """One statement per table, kind and set of columns, all in one round trip; parents first, deletes last and children first."""
+        groups: dict[tuple[str, Op, tuple[str, ...]], list[Write]] = {}
+        for write in writes:
+            groups.setdefault((write.task.record.entity, write.op, tuple(write.columns)), []).append(write)
+        depth = {name: number for number, name in enumerate(self._pipeline.entities)}
+        ordered = sorted(
+            groups.items(), key=lambda group: (True, -depth[group[0][0]]) if group[0][1] is Op.DELETE else (False, depth[group[0][0]])
+        )
+        steps = [self._statement(entity, op, columns, group) for (entity, op, columns), group in ordered]
+        for ((entity, op, _), group), found in zip(ordered, self._round_trip(steps), strict=True):
+            table = self._tables[entity]
+            back: Mapping[int, Row | None]
+            if op is Op.INSERT:
+                back = {number: table.row(values) for number, values in enumerate(found, 1)}
+            elif op is Op.UPDATE:
+                back = {values[0]: table.row(values[1:]) for values in found}
+            else:
+                back = {values[0]: None for values in found}
+            if len(back) != len(group):
+                missed = next((write for number, write in enumerate(group, 1) if number not in back), group[0])
+                raise Refused(
+                    f"{op.value} of {table.binding.table} for {missed.task} hit no row: a trigger or row-level security kept it from "
+                    "happening; see the system's session settings",
+                    NO_ROW,
+                )
+            for number, write in enumerate(group, 1):
+                self._planner.learn(write, back[number], there)
+
+    def _statement(self, entity: str, op: Op, columns: tuple[str, ...], writes: Sequence[Write]) -> Statement:
+        table = self._tables[entity]
+        if op is Op.INSERT:
+            return table.insert(columns, [write.columns for write in writes])
+        keys = [write.key for write in writes if write.key is not None]
+        if op is Op.UPDATE:
+            return table.update(columns, keys, [write.columns for write in writes])
+        return table.delete(keys)
+
+    # 6: what we keep
+
+    def _book(self, run: _Run) -> list[Statement]:
+        """Links, crosswalk, parked, dead letters; empty if nothing is new."""
+        there, steps = run.there, list[Statement]()
+        if run.changed:
+            things = sorted(run.changed)
+            states = [there.links[thing] for thing in things]
+            texts = [_link_texts(state) for state in states]
+            steps.append(
+                (
+                    sql.WRITE_LINKS,
+                    (
+                        [e for e, _ in things],
+                        [link for _, link in things],
+                        [t[0] for t in texts],
+                        [t[1] for t in texts],
+                        [t[2] for t in texts],
+                    ),
+                )
+            )
+        if there.register:
+            keys = sorted(there.register.items())
+            steps.append(
+                (
+                    sql.WRITE_KEYS,
+                    (
+                        [name[0] for name, _ in keys],
+                        [name[1] for name, _ in keys],
+                        [name[2] for name, _ in keys],
+                        [link for _, (link, _) in keys],
+                        [gone for _, (_, gone) in keys],
+                    ),
+                )
+            )
+        unparked = [thing for thing in run.was_parked if thing not in run.parks]
+        if unparked:
+            steps.append((sql.DELETE_PARKED, ([entity for entity, _ in unparked], [link for _, link in unparked])))
+        if run.parks:
+            steps.append(_parked(list(run.parks.values())))
+        mended = self._mended(run)
+        if mended:
+            steps.append((sql.DELETE_DEAD, ([entity for entity, _ in mended], [link for _, link in mended])))
+        if run.deads:
+            steps.append(
+                _dead_letters(
+                    [
+                        (*thing, dead.task.topic, dead.task.partition, dead.task.offset, dead.task.raw, dead.error, dead.code)
+                        for thing, dead in run.deads.items()
+                    ]
+                )
+            )
+        return steps
+
+    def _mended(self, run: _Run) -> list[Thing]:
+        """Things whose dead letter has been superseded by a record that went through."""
+        through = {end.task.thing: end.task.record for end in run.ends if end.end is not State.OUT_OF_SCOPE}
+        through.update({task.thing: task.record for task in run.wrote})
+        mended = []
+        for thing, raw in run.dead_before.items():
+            if thing in run.deads or thing in run.parks or thing not in through:
+                continue
+            try:
+                dead = None if raw is None else self._decode(thing[0], bytes(raw))
+            except (SchemaError, Retriable):
+                dead = None  # garbage, filed under the thing's name
+            if dead is None or supersedes(through[thing], dead):
+                mended.append(thing)
+        return mended
+
+    # the line
+
+    def _round_trip(self, steps: Sequence[Statement]) -> list[list[tuple[Any, ...]]]:
+        """Sends all statements at once, then reads all answers. Raises our errors; after one, nothing behind it was done."""
+        if not steps:
+            return []
+        try:
+            with self._conn.pipeline():
+                cursors = [self._conn.execute(text, params, prepare=True) for text, params in steps]
+            return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+        except psycopg.Error as error:
+            if self._conn.closed or self._conn.broken:
+                raise Retriable(f"writing to {self._system}: the connection is gone: {error}") from error
+            raise concord_error(error, f"writing to {self._system}") from error
+
+
+def _link_state(applied: str, wrote: str, adjusted: str) -> LinkState:
+    versions = {name: Version(*version) for name, version in orjson.loads(applied).items()}
+    return LinkState(versions, orjson.loads(wrote), orjson.loads(adjusted))
+
+
+def _link_texts(state: LinkState) -> tuple[str, str, str]:
+    applied = {name: tuple(version) for name, version in state.applied.items()}
+    return orjson.dumps(applied).decode(), orjson.dumps(state.wrote).decode(), orjson.dumps(state.adjusted).decode()
+
+
+def _parked(parks: Sequence[Park]) -> Statement:
+    tasks = [park.task for park in parks]
+    return sql.WRITE_PARKED, (
+        [task.record.entity for task in tasks],
+        [task.record.link for task in tasks],
+        [park.entity for park in parks],
+        [park.waits_for for park in parks],
+        [task.topic for task in tasks],
+        [task.partition for task in tasks],
+        [task.offset for task in tasks],
+        [task.raw for task in tasks],
+        [_without_nul(park.reason) for park in parks],
+    )
+
+
+def _dead_letters(letters: Sequence[tuple[str, str, str, int, int, bytes | None, str, str]]) -> Statement:
+    columns = [list(column) for column in zip(*letters, strict=True)]
+    columns[6] = [_without_nul(error) for error in columns[6]]
+    return sql.WRITE_DEAD, tuple(columns)
+
+
+def _without_nul(text: Any) -> str:
+    return str(text).replace("\x00", "�").encode("utf-8", "replace").decode()

@@ -1,0 +1,672 @@
+"""Golden records → what to write: decides everything, does no I/O.
+
+A batch is planned in waves. `plan_wave` looks at the records and at what is `There` in the database, and says for each what to do: write
+(insert, update, delete), end (nothing to write), park, dead-letter, or wait for the next wave, when it needs what another record of this
+wave is about to bring: its parent's key, a match value that is being let go. What a write brought back goes in with `learn`. The rules are
+those of the protocol's model, named where they are kept: applied, guard, adopt, crosswalk.
+
+All rows are texts, as PostgreSQL prints them; all comparisons are of canonical values, in this system's own representation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from schemas.change import Canonical, parse_row_name, row_name
+from schemas.errors import MappingError, SchemaError
+from schemas.golden import NEVER, GoldenRecord, Version
+from schemas.mapping import Binding, Entity, Pipeline
+from schemas.metrics import State
+
+EXISTS = ""  # where the version of `exists` stands among the versions applied: no field has this name
+
+Thing = tuple[str, str]  # (entity, link)
+Name = tuple[str, str, str]  # (entity, system, key): a row of some system
+Row = Mapping[str, str | None]  # column -> text
+
+
+@dataclass(slots=True)
+class LinkState:
+    """What the sink knows of a thing from its own writes: `concord.link`."""
+
+    applied: dict[str, Version] = field(default_factory=dict)
+    wrote: dict[str, Canonical] = field(default_factory=dict)
+    adjusted: dict[str, list[Canonical]] = field(default_factory=dict)  # field -> [written, came back]
+
+    def copy(self) -> LinkState:
+        return LinkState(dict(self.applied), dict(self.wrote), dict(self.adjusted))
+
+    def version(self, name: str) -> Version:
+        return self.applied.get(name, NEVER)
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One golden record to apply, and where it was read."""
+
+    record: GoldenRecord
+    topic: str
+    partition: int
+    offset: int
+    raw: bytes
+    woken: bool = False  # came out of `concord.parked`, not out of this batch
+
+    @property
+    def thing(self) -> Thing:
+        return self.record.entity, self.record.link
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.record.link}@{self.partition}/{self.offset}"
+
+
+class Op(StrEnum):
+    INSERT = "insert"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """One row to write. `state` is what holds once it went through, but for what comes back (`learn`)."""
+
+    task: Task
+    op: Op
+    key: str | None  # None: an insert, the database makes it
+    columns: dict[str, str | None]
+    values: dict[str, Canonical]  # the fields among them, as they should come back
+    state: LinkState
+    again: bool = False  # a field had to be left out and is written in the next wave
+
+
+@dataclass(slots=True, eq=False)
+class End:
+    """Nothing to write."""
+
+    task: Task
+    end: State
+    reason: str = ""
+    state: LinkState | None = None  # to keep, if it changed
+
+
+@dataclass(slots=True, eq=False)
+class Park:
+    """To wait for another thing."""
+
+    task: Task
+    entity: str  # of the thing waited for
+    waits_for: str  # a row name, or `value_wait(…)`
+    reason: str
+
+
+@dataclass(slots=True, eq=False)
+class Dead:
+    """Cannot be applied as it is."""
+
+    task: Task
+    error: str
+    code: str
+
+
+@dataclass(slots=True, eq=False)
+class Wait:
+    """For the next wave of this batch; `instead` is what becomes of it when no further wave can help."""
+
+    task: Task
+    instead: Park
+
+
+Decision = Write | End | Park | Dead | Wait
+
+
+def value_wait(values: Iterable[str]) -> str:
+    """What a record waits for while another thing's row holds its match value. Row names never begin so."""
+    return "=" + " | ".join(values)
+
+
+class There:
+    """What is in the database of what a batch needs: loaded once, kept up to date with what the batch writes."""
+
+    def __init__(self, system: str) -> None:
+        self.system = system
+        self.links: dict[Thing, LinkState] = {}
+        self.own: dict[Thing, dict[str, bool]] = {}  # this system's keys of a thing -> gone
+        self.names: dict[Name, str] = {}  # row -> link, for every system's rows that somebody asked about
+        self.rows: dict[tuple[str, str], Row] = {}  # (entity, key) -> row. What was asked for and is not here is not there
+        self.holders: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # (entity, match columns) -> keys of rows with these values
+        self.touched: set[tuple[str, str]] = set()  # (entity, key) of rows that this batch wrote
+        self.register: dict[Name, tuple[str, bool]] = {}  # crosswalk entries to write: (link, gone)
+
+    def enter(self, name: Name, link: str, gone: bool = False) -> str:
+        """Notes a crosswalk entry, to be written if it says anything new. What is there stands: returns whose row it is."""
+        entity, system, key = name
+        held_by = self.names.setdefault(name, link)
+        if held_by == link and system == self.system:
+            own = self.own.setdefault((entity, link), {})
+            if own.get(key) is not gone:
+                own[key] = gone
+                self.register[name] = (link, gone)
+        return held_by
+
+    def enter_seen(self, record: GoldenRecord) -> None:
+        """Notes which row this system has of a thing that nothing is written to: only what merge saw is known of it."""
+        key, gone = record.keys.get(self.system), record.seen.get(self.system) is None
+        own = self.own.get((record.entity, record.link), {})
+        if key is not None and (gone or key not in own):
+            self.enter((record.entity, self.system, key), record.link, gone)
+
+    def enter_others(self, record: GoldenRecord) -> None:
+        """Notes which rows the other systems have of a thing."""
+        for system, key in record.keys.items():
+            if system != self.system and (record.entity, system, key) not in self.names:
+                self.names[record.entity, system, key] = record.link
+                self.register[record.entity, system, key] = (record.link, False)
+
+    def live_key(self, thing: Thing, preferred: str | None = None) -> str | None:
+        """The row of this system that is this thing, by the crosswalk alone."""
+        keys = [key for key, gone in self.own.get(thing, {}).items() if not gone]
+        return preferred if preferred in keys else (keys[0] if keys else None)
+
+    def resolve(self, entity: str, name: str) -> str | None:
+        """The row name in this system of what `name` names in any. None: nothing here is that thing (yet).
+
+        A row of this system that nobody has linked stands for itself: a foreign key pointed at it.
+        """
+        system, key = parse_row_name(name)
+        link = self.names.get((entity, system, key))
+        if link is None:
+            return name if system == self.system else None
+        found = self.live_key((entity, link), key if system == self.system else None)
+        return None if found is None else row_name(self.system, found)
+
+
+@dataclass(slots=True)
+class Wave:
+    """What one look at the records came to."""
+
+    writes: list[Write] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
+    parks: list[Park] = field(default_factory=list)
+    deads: list[Dead] = field(default_factory=list)
+    waits: list[Wait] = field(default_factory=list)
+
+    def add(self, decision: Decision) -> None:
+        match decision:
+            case Write():
+                self.writes.append(decision)
+            case End():
+                self.ends.append(decision)
+            case Park():
+                self.parks.append(decision)
+            case Dead():
+                self.deads.append(decision)
+            case Wait():
+                self.waits.append(decision)
+
+
+def supersedes(later: GoldenRecord, earlier: GoldenRecord) -> bool:
+    """Whether nothing in `earlier` is newer than it is in `later`."""
+    return earlier.exists <= later.exists and all(
+        name in later.versions and version <= later.versions[name] for name, version in earlier.versions.items()
+    )
+
+
+def coalesced(tasks: Iterable[Task]) -> tuple[list[Task], list[End]]:
+    """The records of one thing as few as they can be, in order: a golden record is the whole state, so the newest says it all."""
+    kept: dict[Thing, list[Task]] = {}
+    ends: list[End] = []
+    for task in tasks:
+        mine = kept.setdefault(task.thing, [])
+        if mine and supersedes(task.record, mine[-1].record):
+            ends.append(End(mine.pop(), State.SUPERSEDED, "a newer record of the thing is there"))
+        elif mine and supersedes(mine[-1].record, task.record):
+            ends.append(End(task, State.SUPERSEDED, "a newer record of the thing is there"))
+            continue
+        mine.append(task)
+    return [task for mine in kept.values() for task in mine], ends
+
+
+def in_order(tasks: Sequence[Task], pipeline: Pipeline) -> list[Task]:
+    """Parents before children, what is to be deleted last and children first; else as they came."""
+    depth = {name: number for number, name in enumerate(pipeline.entities)}
+
+    def place(task: Task) -> tuple[bool, int]:
+        alive, number = task.record.alive, depth[task.record.entity]
+        return not alive, number if alive else -number
+
+    return sorted(tasks, key=place)
+
+
+def match_columns(binding: Binding, match_on: Sequence[str]) -> tuple[str, ...] | None:
+    """The columns that things are matched on in a system; None if it does not have them all."""
+    if not match_on or any(name not in binding.columns or name not in binding.writable for name in match_on):
+        return None
+    return tuple(
+        column
+        for name in match_on
+        for column in (binding.columns[name] if binding.sides[name].read is None else binding.columns[name][:1])  # all of a joined text
+    )
+
+
+def match_texts(binding: Binding, match_on: Sequence[str], values: Mapping[str, Canonical]) -> tuple[str, ...] | None:
+    """The texts that these columns have when a thing has these values, if it has them all. References must be this system's.
+
+    Raises MappingError.
+    """
+    columns = match_columns(binding, match_on)
+    if columns is None or any(values.get(name) in (None, "") for name in match_on):
+        return None
+    texts = binding.to_columns({name: values[name] for name in match_on})
+    return _all_given(texts.get(column) for column in columns)
+
+
+def held_match(binding: Binding, match_on: Sequence[str], row: Row) -> tuple[str, ...] | None:
+    """The same of a row that is there."""
+    columns = match_columns(binding, match_on)
+    return None if columns is None else _all_given(row.get(column) for column in columns)
+
+
+def _all_given(texts: Iterable[str | None]) -> tuple[str, ...] | None:
+    given = tuple(texts)
+    return None if None in given else tuple(text for text in given if text is not None)
+
+
+def wants_holders(record: GoldenRecord, entity: Entity, system: str) -> bool:
+    """Whether it matters which rows hold this record's match value: it may be inserted, or the value changes."""
+    if system not in record.targets or not record.alive:
+        return False
+    seen = record.seen.get(system)
+    return seen is None or any(seen.get(name) != record.values.get(name) for name in entity.match_on)
+
+
+def unfit_text(columns: Mapping[str, str | None]) -> str | None:
+    """Which column's text PostgreSQL cannot take, and why."""
+    for name, text in columns.items():
+        if text is None:
+            continue
+        if "\x00" in text:
+            return f"column {name}: text with a NUL, which PostgreSQL cannot hold"
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                return f"column {name}: text with a lone surrogate, which is no Unicode"
+    return None
+
+
+class _NoValue:
+    """A held value that the mapping cannot read: equal to nothing."""
+
+
+def held_values(binding: Binding, row: Row) -> dict[str, Canonical | _NoValue]:
+    """The row's fields. One that the mapping cannot read does not hide the others."""
+    try:
+        return dict(binding.to_canonical(row))
+    except MappingError:
+        held: dict[str, Canonical | _NoValue] = {}
+        for name, columns in binding.columns.items():
+            try:
+                held.update(binding.to_canonical({column: row[column] for column in columns if column in row}))
+            except MappingError:
+                held[name] = _NoValue()
+        return held
+
+
+class Planner:
+    """Plans for one system."""
+
+    def __init__(self, pipeline: Pipeline, system: str) -> None:
+        self.pipeline = pipeline
+        self.system = system
+
+    def plan_wave(self, tasks: Sequence[Task], there: There, last: bool = False) -> Wave:
+        """One decision per task.
+
+        `last`: the wave before was nothing but waiting. If leaving out a reference that may be null gets one record on, that is all this
+        wave does; else nobody waits any longer.
+        """
+        wave = Wave()
+        look = _Look(self, there, wave, tasks, last)
+        if not last:
+            for task in tasks:
+                wave.add(look.decide(task))
+            return wave
+        decisions = [look.decide(task) for task in tasks]
+        opener = next((decision for decision in decisions if isinstance(decision, Write)), None)
+        for decision in decisions:
+            # a ring is opened at one place; what that brings, the next wave sees
+            wave.add(decision if opener in (None, decision) else Wait(decision.task, _no_park(decision.task)))
+        return wave
+
+    def learn(self, write: Write, row: Row | None, there: There) -> None:
+        """Takes in what a write brought back: the row as it now is, None after a delete."""
+        described = self.pipeline.entities[write.task.record.entity]
+        binding = described.bindings[self.system]
+        thing = entity, link = write.task.thing
+        state = write.state
+        there.links[thing] = state
+        if write.key is not None:
+            there.rows.pop((entity, write.key), None)
+        if row is None:
+            assert write.key is not None
+            there.enter((entity, self.system, write.key), link, gone=True)  # crosswalk: marked, never deleted
+            return
+        key = binding.key_of(row)
+        if write.key is not None and write.key != key:  # a mapped key column changed
+            there.enter((entity, self.system, write.key), link, gone=True)
+        there.rows[entity, key] = row
+        there.touched.add((entity, key))
+        match = held_match(binding, described.match_on, row)
+        if match is not None and key not in (holders := there.holders.setdefault((entity, match), [])):
+            holders.append(key)
+        there.names[entity, self.system, key] = link  # just inserted: whoever had this key before is gone
+        there.own.setdefault(thing, {})[key] = False
+        there.register[entity, self.system, key] = (link, False)
+        held = held_values(binding, row)
+        for name, value in write.values.items():
+            now = held.get(name)
+            if isinstance(now, _NoValue) or name not in held:
+                state.wrote[name] = value
+                continue
+            if not binding.same(name, value, now):
+                state.adjusted[name] = [value, now]  # a trigger, a domain: noted, never fought over
+            else:
+                state.adjusted.pop(name, None)
+            state.wrote[name] = now
+        if write.op is Op.INSERT:
+            # what the database or an insert expression gave is of our making as well
+            state.wrote.update({name: now for name, now in held.items() if not isinstance(now, _NoValue)})
+
+
+def _no_park(task: Task) -> Park:
+    return Park(task, task.record.entity, value_wait([task.record.link]), "an earlier record of the thing waits")
+
+
+class _Look:
+    """One look at a wave's tasks."""
+
+    def __init__(self, planner: Planner, there: There, wave: Wave, tasks: Sequence[Task], last: bool) -> None:
+        self.system = planner.system
+        self.pipeline = planner.pipeline
+        self.there = there
+        self.wave = wave
+        self.last = last
+        self.present = {task.thing for task in tasks}  # things that this wave may still change
+        self.begun: set[Thing] = set()
+        self.inserted: set[tuple[str, tuple[str, ...]]] = set()  # match values taken in this wave
+
+    def decide(self, task: Task) -> Decision:
+        record = task.record
+        entity = self.pipeline.entities[record.entity]
+        binding = entity.bindings.get(self.system)
+        if binding is None:
+            return End(task, State.OUT_OF_SCOPE, f"{record.entity} is not in {self.system}")
+        if task.thing in self.begun:  # two records of one thing that don't say all of each other: one after the other
+            return Wait(task, _no_park(task))
+        self.begun.add(task.thing)
+        if self.system not in record.targets:
+            self.there.enter_seen(record)
+            return End(task, State.UNCHANGED, "merge saw nothing to do here")
+        try:
+            return self._targeted(task, entity, binding)
+        except (MappingError, SchemaError) as error:
+            return Dead(task, str(error), type(error).__name__)
+
+    def _targeted(self, task: Task, entity: Entity, binding: Binding) -> Decision:
+        record, thing = task.record, task.thing
+        key = self._own_key(record)
+        state = self.there.links.get(thing, LinkState()).copy()
+        row = None if key is None else self.there.rows.get((record.entity, key))
+        if row is not None and not binding.in_scope(row):
+            return End(task, State.OUT_OF_SCOPE, "its row here is not one of those that count")
+        if not record.alive:
+            return self._removal(task, entity, binding, state, key, row)
+        if record.exists < state.version(EXISTS):
+            return End(task, State.SUPERSEDED, "its being there was decided later")
+        if row is None:
+            known = record.keys.get(self.system)
+            if known is not None and record.seen.get(self.system) is not None:
+                return End(task, State.SUPERSEDED, "its row here has just gone: merge does not know yet")
+            if known is None and self.there.own.get(thing) and record.exists == state.version(EXISTS):
+                return End(task, State.SUPERSEDED, "was inserted, and has gone since: merge does not know either yet")  # I3
+            return self._birth(task, entity, binding, state)
+        assert key is not None
+        state.applied[EXISTS] = record.exists
+        return self._update(task, entity, binding, state, key, row)
+
+    def _own_key(self, record: GoldenRecord) -> str | None:
+        """The row that is this thing, if it is there: the crosswalk's, else the one merge knows. Brings the crosswalk up to date."""
+        entity, link = thing = record.entity, record.link
+        own = self.there.own.get(thing, {})
+        known = record.keys.get(self.system)
+        candidates = list(own)
+        if known is not None and known not in own and self.there.names.get((entity, self.system, known), link) == link:
+            candidates.append(known)
+        live = [key for key in candidates if (entity, key) in self.there.rows]
+        stays = [key for key in live if own.get(key) is False] or live
+        key = known if known in stays else (stays[0] if stays else None)
+        for candidate in candidates:
+            self.there.enter((entity, self.system, candidate), link, gone=candidate != key)
+        return key
+
+    # what is gone
+
+    def _removal(self, task: Task, entity: Entity, binding: Binding, state: LinkState, key: str | None, row: Row | None) -> Decision:
+        record = task.record
+        if entity.delete.policy == "ignore":
+            return End(task, State.UNCHANGED, "deletes are ignored here")
+        newer = record.exists > state.version(EXISTS)
+        if row is None or key is None:
+            if newer:
+                state.applied[EXISTS] = record.exists
+            return End(task, State.UNCHANGED, "not there already", state if newer else None)
+        if not newer:
+            return End(task, State.SUPERSEDED, "its being there was decided later")
+        held = held_values(binding, row)
+        # guard: an edit that merge has not seen; it will decide, and ask again
+        seen = record.seen.get(self.system)
+        watched = [name for name in held if seen is None or name in seen or name in state.wrote]  # the others nobody has seen yet
+        if not all(self._over_known(record, state, name, held) for name in watched):
+            return End(task, State.SUPERSEDED, "an edit of it here is on its way")
+        state.applied[EXISTS] = record.exists
+        if entity.delete.policy == "propagate":
+            return Write(task, Op.DELETE, key, {}, {}, state)
+        values = {name: value for name, value in entity.delete.soft.items() if name in binding.columns}
+        for name in values:
+            state.applied.pop(name, None)  # should it come back, its own values are news again
+        values = {name: value for name, value in values.items() if not binding.same(name, value, self._plain(held.get(name)))}
+        return self._written(task, Op.UPDATE, binding, state, key, row, values, State.UNCHANGED)
+
+    # what is new here
+
+    def _birth(self, task: Task, entity: Entity, binding: Binding, state: LinkState) -> Decision:
+        """No row of this thing here: adopt one, else insert."""
+        record = task.record
+        wanted = {name: value for name, value in record.values.items() if name in binding.columns and name in binding.writable}
+        values: dict[str, Canonical] = {}
+        again = False
+        for name, value in wanted.items():
+            if name in binding.generated and (value is None or entity.owner.get(name) == self.system):
+                continue  # the insert expression makes it: a number out of the application's own sequence
+            found, missing = self._local(task, entity, binding, name, value)
+            if missing is not None:
+                if not self._may_leave_out(binding, name, missing, task):
+                    return missing
+                again = True
+                continue
+            values[name] = found
+        match = (
+            None
+            if any(name in entity.refs and name not in values for name in entity.match_on)
+            else self._match(entity, binding, values, record)
+        )
+        if match is not None:
+            if (record.entity, match) in self.inserted:
+                return self._value_taken(task, entity, match, None)
+            for key, row in self._holders(entity, binding, match):
+                if not binding.in_scope(row):
+                    continue
+                holder = self.there.enter((record.entity, self.system, key), record.link)  # adopt
+                if holder != record.link:
+                    return self._value_taken(task, entity, match, holder)
+                state.applied[EXISTS] = record.exists
+                return self._update(task, entity, binding, state, key, row)
+            self.inserted.add((record.entity, match))
+        columns = {
+            column: text
+            for column, text in binding.to_columns(values).items()
+            if text is not None or not self._database_fills(binding, column)
+        }
+        problem = unfit_text(columns)
+        if problem is not None:
+            return Dead(task, problem, "22021")
+        state.applied = {
+            name: version for name, version in record.versions.items() if name in wanted and not (again and name not in values)
+        }
+        state.applied[EXISTS] = record.exists
+        state.adjusted = {}
+        return Write(task, Op.INSERT, None, columns, values, state, again)
+
+    def _match(self, entity: Entity, binding: Binding, values: Mapping[str, Canonical], record: GoldenRecord) -> tuple[str, ...] | None:
+        full = {name: values.get(name, record.values.get(name)) for name in entity.match_on}
+        return match_texts(binding, entity.match_on, full)
+
+    @staticmethod
+    def _database_fills(binding: Binding, column: str) -> bool:
+        """Whether a null is better left to the column's default: the database would refuse it."""
+        described = binding.table.column(column)
+        return described is not None and described.not_null and described.has_default
+
+    def _value_taken(self, task: Task, entity: Entity, match: tuple[str, ...], holder: str | None) -> Decision:
+        park = Park(task, entity.name, value_wait(match), f"another thing's row has {', '.join(entity.match_on)}")
+        if self.last or not (holder is None or (entity.name, holder) in self.present):
+            return park
+        return Wait(task, park)  # the holder may be letting go of it in this very wave
+
+    # what is there
+
+    def _update(self, task: Task, entity: Entity, binding: Binding, state: LinkState, key: str, row: Row) -> Decision:
+        record = task.record
+        held = held_values(binding, row)
+        values: dict[str, Canonical] = {}
+        end, again = State.SUPERSEDED, False
+        for name, value in record.values.items():
+            if name not in binding.columns or name not in binding.writable:
+                continue
+            version = record.versions[name]
+            if version <= state.version(name):  # applied, I3
+                continue
+            end = State.UNCHANGED
+            found, missing = self._local(task, entity, binding, name, value)
+            if missing is None and binding.same(name, found, self._plain(held.get(name))) and not isinstance(held.get(name), _NoValue):
+                state.applied[name] = version
+                continue
+            if entity.owner.get(name) == self.system and version.owned:
+                continue  # its owner's decision is never written to the owner
+            if not self._over_known(record, state, name, held):
+                end = State.SUPERSEDED  # guard: an edit that is on its way; merge decides on it and asks again
+                continue
+            if missing is not None:
+                if not self._may_leave_out(binding, name, missing, task, written=True):
+                    return missing
+                again = True
+                continue
+            values[name] = found
+            state.applied[name] = version
+        if values and any(name in values for name in entity.match_on):
+            taken = self._taken_by_another(task, entity, binding, key, values, held)
+            if taken is not None:
+                return taken
+        return self._written(task, Op.UPDATE, binding, state, key, row, values, end, again)
+
+    def _taken_by_another(
+        self,
+        task: Task,
+        entity: Entity,
+        binding: Binding,
+        key: str,
+        values: Mapping[str, Canonical],
+        held: Mapping[str, Canonical | _NoValue],
+    ) -> Decision | None:
+        full = {name: values.get(name, self._plain(held.get(name))) for name in entity.match_on}
+        match = match_texts(binding, entity.match_on, full)
+        if match is None:
+            return None
+        if (entity.name, match) in self.inserted:
+            return self._value_taken(task, entity, match, None)
+        for other, _ in self._holders(entity, binding, match):
+            if other != key:
+                return self._value_taken(task, entity, match, self.there.names.get((entity.name, self.system, other)))
+        self.inserted.add((entity.name, match))
+        return None
+
+    def _holders(self, entity: Entity, binding: Binding, match: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
+        """The rows that hold these match values, but for those that this batch has made hold others."""
+        for key in self.there.holders.get((entity.name, match), []):
+            row = self.there.rows.get((entity.name, key))
+            if row is not None and ((entity.name, key) not in self.there.touched or held_match(binding, entity.match_on, row) == match):
+                yield key, row
+
+    def _written(
+        self,
+        task: Task,
+        op: Op,
+        binding: Binding,
+        state: LinkState,
+        key: str,
+        row: Row,
+        values: dict[str, Canonical],
+        end: State,
+        again: bool = False,
+    ) -> Decision:
+        """The write of these fields, of the columns that differ; or the end, if none does."""
+        columns = {column: text for column, text in binding.to_columns(values).items() if row.get(column) != text} if values else {}
+        problem = unfit_text(columns)
+        if problem is not None:
+            return Dead(task, problem, "22021")
+        if not columns:
+            return End(task, end, "nothing to write", state)
+        return Write(task, op, key, columns, values, state, again)
+
+    # common
+
+    @staticmethod
+    def _plain(value: Canonical | _NoValue) -> Canonical:
+        return None if isinstance(value, _NoValue) else value
+
+    def _over_known(self, record: GoldenRecord, state: LinkState, name: str, held: Mapping[str, Canonical | _NoValue]) -> bool:
+        """guard: whether the value there is the one that merge had seen, or our own last."""
+        now = held.get(name)
+        if isinstance(now, _NoValue):
+            return False
+        seen = record.seen.get(self.system)
+        return (seen is not None and name in seen and seen[name] == now) or (name in state.wrote and state.wrote[name] == now)
+
+    def _local(self, task: Task, entity: Entity, binding: Binding, name: str, value: Canonical) -> tuple[Canonical, Decision | None]:
+        """The value as this system has it: a reference by its own key. Else what to do without."""
+        referred = entity.refs.get(name)
+        if referred is None or value is None:
+            return value, None
+        found = self.there.resolve(referred, str(value))
+        if found is not None:
+            return found, None
+        park = Park(task, referred, str(value), f"{name}: {referred} {value} is not in {self.system} yet")
+        link = self.there.names.get((referred, *parse_row_name(str(value))))
+        if link is not None and (referred, link) in self.present and not self.last:
+            return None, Wait(task, park)
+        return None, park
+
+    def _may_leave_out(self, binding: Binding, name: str, missing: Decision, task: Task, written: bool = False) -> bool:
+        """A thing that refers to itself, or a ring of things of one batch: the reference is written once its end is there, if it may be
+        null."""
+        if not isinstance(missing, Park | Wait):
+            return False
+        park = missing.instead if isinstance(missing, Wait) else missing
+        link = self.there.names.get((park.entity, *parse_row_name(park.waits_for)))
+        to_itself = (park.entity, link) == task.thing
+        in_ring = self.last and link is not None and (park.entity, link) in self.present
+        if written or not (to_itself or in_ring):
+            return False
+        columns = [binding.table.column(column) for column in binding.columns[name]]
+        return all(column is not None and not column.not_null for column in columns)
