@@ -62,9 +62,14 @@ class Pool:
     goods: tuple[Good, ...]
 
 
+def file_of(seed: int, cache: Path = CACHE) -> Path:
+    """Where the pool of a seed is kept, once `pool` has made it."""
+    return cache / f"people-{_VERSION}-{seed}.json"
+
+
 def pool(seed: int, cache: Path = CACHE) -> Pool:
     """The pool of a seed, from the file if it is there."""
-    file = cache / f"people-{_VERSION}-{seed}.json"
+    file = file_of(seed, cache)
     try:
         told = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):

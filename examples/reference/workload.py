@@ -227,6 +227,11 @@ def summary(workload: Workload, seconds: float) -> dict[str, Any]:
     }
 
 
+def stop_with_input(stopping: threading.Event) -> None:
+    sys.stdin.read()
+    stopping.set()
+
+
 def main(kind: type[Workload], argv: Sequence[str] | None = None) -> int:
     """Command line of an application: ends with one JSON line; SIGTERM and SIGINT end it early and cleanly."""
     parser = argparse.ArgumentParser(prog=f"python -m {kind.__module__}", description=kind.__doc__)
@@ -236,6 +241,7 @@ def main(kind: type[Workload], argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--journal", type=Path, help="write a line per committed transaction here")
     parser.add_argument("--progress", action="store_true", help="a JSON line every second")
+    parser.add_argument("--attached", action="store_true", help="stop when standard input ends: whoever started this is gone")
     args = parser.parse_args(argv)
     if not args.dsn:
         parser.error("--dsn is needed")
@@ -247,6 +253,8 @@ def main(kind: type[Workload], argv: Sequence[str] | None = None) -> int:
             workload = kind(conn, pool(args.seed), args.seed, Journal(file))
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: workload.stopping.set())
+            if args.attached:
+                threading.Thread(target=stop_with_input, args=(workload.stopping,), daemon=True).start()
             begun = time.monotonic()
             workload.run(args.rate, args.seconds, sys.stdout if args.progress else None)
             print(json.dumps(summary(workload, time.monotonic() - begun)), flush=True)

@@ -1,0 +1,1 @@
+"""A real ERP, Tryton, in agreement with the reference CRM, by a `concord.yaml` alone."""
