@@ -59,12 +59,12 @@ def answers(state: stack.StackState) -> bool:
 @needs_postgres
 def test_up_is_found_again_and_down_ends_it(home: Path) -> None:
     said: list[str] = []
-    first = stack.up(home, progress=said.append)
+    first = stack.up(home, fsync=False, progress=said.append)
     assert first.kept
     assert first.kafka
     assert len({server.major for server in first.postgres}) == 2
     assert said
-    assert stack.up(home) == first  # the same processes
+    assert stack.up(home, fsync=False) == first  # the same processes
     assert stack.status(home) == first
     assert first.alive
     assert kafka_module.answers(first.kafka.port)
@@ -75,16 +75,16 @@ def test_up_is_found_again_and_down_ends_it(home: Path) -> None:
     assert stack.status(home) is None
     assert not stack.down(home)
 
-    again = stack.up(home)  # with the data and under the addresses of before
+    again = stack.up(home, fsync=False)  # with the data and under the addresses of before
     assert [server.port for server in again.servers] == [server.port for server in first.servers]
     assert [server.pid for server in again.servers] != [server.pid for server in first.servers]
 
 
 @needs_postgres
 def test_what_was_committed_is_there_after_down_and_up(home: Path) -> None:
-    with stack.running(home, kafka=False, postgres=ONE) as state, psycopg.connect(state.postgres[0].dsn) as connection:
+    with stack.running(home, kafka=False, postgres=ONE, fsync=False) as state, psycopg.connect(state.postgres[0].dsn) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
-    with stack.running(home, kafka=False, postgres=ONE) as state, psycopg.connect(state.postgres[0].dsn) as connection:
+    with stack.running(home, kafka=False, postgres=ONE, fsync=False) as state, psycopg.connect(state.postgres[0].dsn) as connection:
         assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
 
 
@@ -113,7 +113,7 @@ def test_nothing_outlives_a_command_that_is_killed(home: Path, number: signal.Si
 @needs_kafka
 @needs_postgres
 def test_nothing_outlives_a_guard_that_is_killed(home: Path) -> None:
-    with stack.running(home, postgres=ONE) as state:
+    with stack.running(home, postgres=ONE, fsync=False) as state:
         os.kill(state.guard_pid, signal.SIGKILL)
         servers = [psutil.Process(server.pid) for server in state.servers]
         wait_until(lambda: not any(server.is_running() for server in servers), "servers outlive their guard")
@@ -123,7 +123,7 @@ def test_nothing_outlives_a_guard_that_is_killed(home: Path) -> None:
 @needs_postgres
 def test_the_last_of_two_commands_ends_the_servers(home: Path) -> None:
     other = using_the_stack(home)
-    with stack.running(home, kafka=False, postgres=ONE) as state:
+    with stack.running(home, kafka=False, postgres=ONE, fsync=False) as state:
         other.kill()
         other.wait(30)
         assert answers(state)
@@ -132,36 +132,36 @@ def test_the_last_of_two_commands_ends_the_servers(home: Path) -> None:
 
 @needs_postgres
 def test_up_keeps_what_a_command_started(home: Path) -> None:
-    with stack.running(home, kafka=False, postgres=ONE) as state:
+    with stack.running(home, kafka=False, postgres=ONE, fsync=False) as state:
         assert not state.kept
-        assert stack.up(home, kafka=False, postgres=ONE).kept
+        assert stack.up(home, kafka=False, postgres=ONE, fsync=False).kept
     found = stack.status(home)
     assert found
     assert found.kept
     assert found.servers == state.servers
-    with stack.running(home, kafka=False, postgres=ONE):
+    with stack.running(home, kafka=False, postgres=ONE, fsync=False):
         pass
     assert stack.status(home) == found
 
 
 @needs_postgres
 def test_a_server_that_died_is_seen_and_started_again(home: Path) -> None:
-    state = stack.up(home, kafka=False, postgres=ONE)
+    state = stack.up(home, kafka=False, postgres=ONE, fsync=False)
     os.kill(state.postgres[0].pid, signal.SIGQUIT)
     wait_until(lambda: (now := stack.status(home)) and not now.alive, "the death of a server is not seen")
-    again = stack.up(home, kafka=False, postgres=ONE)
+    again = stack.up(home, kafka=False, postgres=ONE, fsync=False)
     assert again.alive
     assert answers(again)
 
 
 @needs_postgres
 def test_a_remembered_port_that_is_taken_is_replaced(home: Path) -> None:
-    with stack.running(home, kafka=False, postgres=ONE) as state:
+    with stack.running(home, kafka=False, postgres=ONE, fsync=False) as state:
         port = state.postgres[0].port
     with socket.socket() as thief:
         thief.bind(("127.0.0.1", port))
         thief.listen()
-        with stack.running(home, kafka=False, postgres=ONE) as state:
+        with stack.running(home, kafka=False, postgres=ONE, fsync=False) as state:
             assert state.postgres[0].port != port
             assert answers(state)
 
@@ -169,21 +169,21 @@ def test_a_remembered_port_that_is_taken_is_replaced(home: Path) -> None:
 @needs_postgres
 def test_another_stack_than_the_running_one_is_refused(home: Path) -> None:
     with (
-        stack.running(home, kafka=False, postgres=ONE),
+        stack.running(home, kafka=False, postgres=ONE, fsync=False),
         pytest.raises(stack.StackError, match="stop it first"),
-        stack.running(home, kafka=False, postgres=stack.TWO_MAJORS),
+        stack.running(home, kafka=False, postgres=stack.TWO_MAJORS, fsync=False),
     ):
         pass
 
 
 @needs_postgres
 def test_a_server_that_cannot_start_says_why(home: Path) -> None:
-    with stack.running(home, kafka=False, postgres=ONE) as state:
+    with stack.running(home, kafka=False, postgres=ONE, fsync=False) as state:
         major = state.postgres[0].major
     data = stack._postgres.place(home, stack._postgres.unprivileged()) / stack.DEFAULT_RUN / f"postgres-{major}"
     (data / "PG_VERSION").write_text("9.6\n")
     with pytest.raises(stack.StackError, match=r"(?s)ended while it started.*9\.6"):
-        stack.up(home, kafka=False, postgres=ONE)
+        stack.up(home, kafka=False, postgres=ONE, fsync=False)
     assert processes_of(home) == []
 
 
@@ -193,7 +193,7 @@ def using_the_stack(home: Path) -> subprocess.Popen[str]:
 import sys, time
 from pathlib import Path
 from console import stack
-with stack.running(Path(sys.argv[1]), kafka=False, postgres=(None,)):
+with stack.running(Path(sys.argv[1]), kafka=False, postgres=(None,), fsync=False):
     print("up", flush=True)
     time.sleep(600)
 """
