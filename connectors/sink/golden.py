@@ -11,7 +11,7 @@ from schemas.serde import Codec
 
 
 class GoldenDecoder:
-    """decode(entity, bytes). Raises SchemaError (NotAnEvent, UnknownSchema) for what is no golden record, Retriable without the registry."""
+    """decode(entity, bytes). Raises SchemaError (NotAnEvent, UnknownSchema) for what is no golden record, Retriable."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
