@@ -147,8 +147,6 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
                 clash = _clash_of_existence(link, change, rules, fields, standing, write, old)
                 if clash is not None:
                     conflicts.append(clash)
-            if rules.delete == "soft":
-                fields = _touched(fields, rules.soft)
         last = hlc
 
     decides = [name for name in edits if rules.owners.get(name) == system and name not in decided]
@@ -191,16 +189,6 @@ def folded(standing: Entry | None, write: Write) -> Entry:
     if (owned, hlc, rank) > (was_owned, won_hlc, won_rank):
         return (value, top_hlc, top_rank, owned, hlc, rank, count + 1, system, position)
     return (stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count + 1, by, since)
-
-
-def _touched(fields: Mapping[str, Entry], names: Mapping[str, Canonical]) -> dict[str, Entry]:
-    """The same values under grown versions: a soft delete overwrites these fields in the systems, so undoing it must write them again."""
-    touched = dict(fields)
-    for name in names:
-        if name in touched:
-            entry = touched[name]
-            touched[name] = (*entry[:6], entry[6] + 1, *entry[7:])
-    return touched
 
 
 # ---- what is new ---------------------------------------------------------------------------------------------------------------------
