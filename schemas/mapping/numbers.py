@@ -104,6 +104,7 @@ def float4_text(value: float) -> str:
 
 
 _FLOAT4_MAX: float = _FLOAT4.unpack(_FLOAT4_BITS.pack(0x7F7FFFFF))[0]
+_FLOAT4_LIMIT = float(2**128 - 2**103)  # half a step above the greatest: from here on it is infinite
 
 
 def _float_text(text: str, fixed_below: int) -> str:
@@ -145,8 +146,10 @@ def through_float4(text: str) -> str:
 
 def _nearest_float4(text: str) -> float:
     double = float(text)
-    if abs(double) >= 3.4028235677973366e38:  # half a step above the greatest
-        return inf if double > 0 else -inf
+    if abs(double) >= _FLOAT4_LIMIT:
+        if abs(Decimal(text)) >= _FLOAT4_LIMIT:
+            return inf if double > 0 else -inf
+        return _FLOAT4_MAX if double > 0 else -_FLOAT4_MAX
     value: float = _FLOAT4.unpack(_FLOAT4.pack(double))[0]
     (bits,) = _FLOAT8_BITS.unpack(struct.pack("<d", double))
     if bits & 0x0FFFFFFF == 0 and value != double:  # may be half-way between two reals: rounding twice could go the wrong way

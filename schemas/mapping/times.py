@@ -149,7 +149,7 @@ def normal_datetime(text: str) -> str:
         length = len(text)
         if length == 19:
             return f"{text[:10]}T{text[11:]}.000000"
-        if 21 <= length <= 26 and text[19] == ".":
+        if 21 <= length <= 26 and text[19] == "." and text[-1] != "C":
             return f"{text[:10]}T{text[11:]:0<15}"
     if text in INFINITE:
         return text
