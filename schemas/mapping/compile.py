@@ -8,7 +8,7 @@ for each entity    kinds of its fields    from the types of all its columns and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
@@ -323,7 +323,10 @@ class _Compiler:
             elif column not in written and column not in always and described is not None and texts[0] is not None:
                 insert[column] = Expr(f"%s::{described.type}", (texts[0],))
         if inserts:
-            self._not_null(where, name, table, {*written, *config.insert, *config.always, *insert})
+            mapped = {
+                column for rules in entity.fields.values() if system in rules.sides for column in _written_columns(rules.sides[system])
+            }
+            self._not_null(where, table, {*mapped, *config.insert, *config.always, *insert})
         return Binding(
             system=system,
             entity=name,
@@ -403,8 +406,7 @@ class _Compiler:
         if value not in allowed:
             self._problem(f"{where}.insert.{column}", f"{given.value!r} would leave the row outside `where`", "insert a value that counts")
 
-    def _not_null(self, where: str, name: str, table: Table, given: Iterable[str]) -> None:
-        known = set(given)
+    def _not_null(self, where: str, table: Table, known: set[str]) -> None:
         for column in table.columns:
             if column.not_null and not column.has_default and not column.generated and column.name not in known:
                 key = column.name in table.primary_key

@@ -32,9 +32,9 @@ def a_column(name: str, described: str) -> Column:
     return Column(name, kind, base, category, not_null, has_default, False, "", length, precision, scale, labels)
 
 
-def a_table(name: str, key: str = "id", **columns: str) -> Table:
+def a_table(table: str, /, key: str = "id", **columns: str) -> Table:
     columns = columns if key.split(",")[0] in columns else {"id": "integer!=", **columns}
-    return Table("public", name, tuple(a_column(column, kind) for column, kind in columns.items()), tuple(key.split(",")))
+    return Table("public", table, tuple(a_column(column, kind) for column, kind in columns.items()), tuple(key.split(",")))
 
 
 def a_config(entities: dict[str, Any], *systems: str) -> dict[str, Any]:
