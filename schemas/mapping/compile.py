@@ -323,9 +323,8 @@ class _Compiler:
             elif column not in written and column not in always and described is not None and texts[0] is not None:
                 insert[column] = Expr(f"%s::{described.type}", (texts[0],))
         if inserts:
-            mapped = {
-                column for rules in entity.fields.values() if system in rules.sides for column in _written_columns(rules.sides[system])
-            }
+            here = [rules.sides[system] for rules in entity.fields.values() if system in rules.sides]
+            mapped = {column for side in here if side.write for column in side.columns}
             self._not_null(where, table, {*mapped, *config.insert, *config.always, *insert})
         return Binding(
             system=system,
