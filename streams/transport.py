@@ -530,14 +530,15 @@ class ChunkApp(faust.App):
                 logging.getLogger(name).setLevel(logging.WARNING)  # aiokafka at DEBUG is 5 % of the CPU, the others narrate
         await super().on_first_start()
 
-    async def on_start(self) -> None:
-        await super().on_start()
+    async def start(self) -> None:
+        self.finalize()
         for agent in self.agents.values():
             for topic in agent.get_topic_names():
                 if topic in self._agents_by_topic:
                     raise ValueError(f"topic {topic!r} has two agents, {self._agents_by_topic[topic].name!r} and {agent.name!r}")
                 self._agents_by_topic[topic] = cast(ChunkAgent, agent)
-        await self._check_topics()
+        await self._check_topics()  # before Faust makes its consumer, which has a thread
+        await super().start()
 
     async def _check_topics(self) -> None:
         """Everything read or written is there, and co-partitioned where a table needs it. Warms up the producer by the way.
