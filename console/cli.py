@@ -177,9 +177,11 @@ def up(file: Path, debug: bool, workers: int, sink_workers: int) -> int:
     config = wiring.open_config(file)
     stop_on_signals(raise_stopped)
     try:
-        pipeline = wiring.patiently("starting", lambda: wiring.open_pipeline(config))
-        wiring.patiently("preparing", lambda: wiring.prepare(pipeline))
-        supervisor = Supervisor(wiring.part_commands(pipeline, file, workers, sink_workers, debug), wiring.run_dir(config))
+        run_dir = wiring.run_dir(config)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        pipeline = wiring.patiently("starting", lambda: wiring.open_pipeline(config, run_dir))
+        wiring.patiently("preparing", lambda: wiring.prepare(config, pipeline.systems))
+        supervisor = Supervisor(wiring.part_commands(pipeline, file, workers, sink_workers, debug), run_dir)
         stop_on_signals(supervisor.stop)
     except Stopped:
         return OK
@@ -196,10 +198,12 @@ def _run_part(name: str, kind: str, file: Path, debug: bool, system: str | None,
         config = wiring.open_config(file)
         if system is not None and system not in config.systems:
             raise click.BadParameter(f"{system!r}: {file} has the systems {', '.join(config.systems)}", param_hint="SYSTEM")
-        with being(name, wiring.run_dir(config)) as told:
+        run_dir = wiring.run_dir(config)
+        with being(name, run_dir) as told:
             try:
-                pipeline = wiring.patiently("starting", lambda: wiring.open_pipeline(config))
-                wiring.patiently("preparing", lambda: wiring.prepare(pipeline))
+                pipeline = wiring.patiently("starting", lambda: wiring.open_pipeline(config, run_dir))
+                ours = () if system is None else (system,)
+                wiring.patiently("preparing", lambda: wiring.prepare(config, ours))
                 told.tell(metrics=metrics.serve(wiring.metrics_port(pipeline, kind, system, worker)))
                 run, stop = wiring.build(kind, pipeline, system, worker)
                 if stop is not None:

@@ -7,6 +7,7 @@ Retriable.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 _library = logging.getLogger("kafka.client")  # librdkafka's own lines
 
 ANSWER_SECONDS = 10.0
+LEADER_SECONDS = 3.0  # a partition that was just created, or is moving, has a leader again by then
 
 _NOT_NOW = {
     KafkaError._ALL_BROKERS_DOWN,
@@ -102,9 +104,17 @@ class Cluster:
     def _offsets(self, partitions: Sequence[Partition], spec: OffsetSpec) -> dict[Partition, int]:
         if not partitions:
             return {}
-        with translated("asking where topics end"):
-            asked = self._admin.list_offsets({TopicPartition(*partition): spec for partition in partitions}, request_timeout=ANSWER_SECONDS)
-            return {(at.topic, at.partition): _answer(future).offset for at, future in asked.items()}
+        deadline = time.monotonic() + LEADER_SECONDS
+        while True:
+            try:
+                with translated("asking where topics end"):
+                    wanted = {TopicPartition(*partition): spec for partition in partitions}
+                    asked = self._admin.list_offsets(wanted, request_timeout=ANSWER_SECONDS)
+                    return {(at.topic, at.partition): _answer(future).offset for at, future in asked.items()}
+            except Retriable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)  # a partition without a leader: just made, or just moving
 
     def committed(self, group: str) -> dict[Partition, int]:
         """The next offset to read of each partition that the group has committed."""
@@ -113,8 +123,12 @@ class Cluster:
             found = _answer(asked[group]).topic_partitions or []
             return {(at.topic, at.partition): at.offset for at in found if at.offset >= 0 and at.error is None}
 
-    def ensure(self, topics: Sequence[Topic]) -> list[str]:
-        """Creates those that are not there; returns their names.
+    def brokers(self) -> int:
+        with translated(f"asking Kafka at {self._kafka.bootstrap}"):
+            return len(self._admin.list_topics(timeout=ANSWER_SECONDS).brokers)
+
+    def check(self, topics: Sequence[Topic]) -> list[Topic]:
+        """Those that are not there.
 
         Raises ConfigError when one is there with another number of partitions: rows would not meet their answers any more.
         """
@@ -122,7 +136,11 @@ class Cluster:
         misfits = [topic for topic in topics if there.get(topic.name, topic.partitions) != topic.partitions]
         if misfits:
             raise ConfigError([_misfit(topic, there[topic.name]) for topic in misfits])
-        missing = [topic for topic in topics if topic.name not in there]
+        return [topic for topic in topics if topic.name not in there]
+
+    def ensure(self, topics: Sequence[Topic]) -> list[str]:
+        """Creates those that are not there; returns their names. Raises as `check` does."""
+        missing = self.check(topics)
         if not missing:
             return []
         wanted = [NewTopic(topic.name, topic.partitions, self._kafka.replication, config=topic.config) for topic in missing]

@@ -97,7 +97,9 @@ def read_database(connection: psycopg.Connection[tuple[Any, ...]], config: Confi
     told: dict[str, Any] = {"slot": slot, "confirmed": confirmed, "current": current, "retained": retained}
     if not concord_schema.version(connection):
         return Database(**told)
-    snapshots = connection.execute("SELECT table_name, done, rows FROM concord.snapshot WHERE pipeline = %s", (config.name,))
+    snapshots = connection.execute(
+        "SELECT table_name, done, rows FROM concord.snapshot WHERE pipeline = %s", (config.systems[system].slot,)
+    )
     return Database(
         ready=True,
         snapshots={name: (done, rows) for name, done, rows in snapshots},

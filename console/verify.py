@@ -200,7 +200,7 @@ class Rows:
         )
         keys = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(column)) for column in key)
         order = sql.SQL(" ORDER BY {} LIMIT {}").format(keys, sql.Literal(CHUNK))
-        casts = [sql.SQL(_type(table, column)) for column in key]  # type: ignore[arg-type]  # as format_type printed it: quoted already
+        casts = [sql.SQL(_type(table, column)) for column in key]  # as format_type printed it: quoted already
         self._first = select + order
         self._after = (
             select
@@ -363,8 +363,8 @@ class _Comparison:
                 continue
             live = {system: sorted(keys[thing].get(system, set()) & rows[system].keys()) for system in entity.systems}
             earlier = entity.systems[: entity.systems.index(leading)]
-            before = ((system, one) for system in earlier for one in live[system])
-            if any(led is None or one in led for one in before) or key != live[leading][0]:
+            elsewhere = ((system, one) for system in earlier for one in live[system])
+            if any(led is None or one in led for one in elsewhere) or key != live[leading][0]:
                 found[key] = Verdict("passed_over", thing)  # an earlier system led it, or another row of this one does
                 continue
             try:
@@ -377,9 +377,9 @@ class _Comparison:
                 found[key] = Verdict("differing", thing, named, note=str(error))
         references = self._references(candidates.values())
         for key, systems in candidates.items():
-            link = things[key]
-            assert isinstance(link, str)
-            found[key] = self._judge(leading, link, systems, keys[link], references)
+            thing = things[key]
+            assert isinstance(thing, str)
+            found[key] = self._judge(leading, thing, systems, keys[thing], references)
         return found
 
     def _unlinked(self, leading: str, key: str, row: Row) -> Verdict:
@@ -580,14 +580,11 @@ class _Comparison:
         found: set[tuple[str | None, str]] = set()
         fields = {verdict.link: verdict.fields for verdict in verdicts}
         for system in self.entity.systems if fields else ():
-            rows = self.connections[system].execute(
-                "SELECT link, adjusted FROM concord.link WHERE entity = %s AND link = ANY(%s) AND adjusted <> '{}'",
-                (self.entity.name, list(fields)),
-            )
-            for link, adjusted in rows:
+            query = "SELECT link, adjusted FROM concord.link WHERE entity = %s AND link = ANY(%s) AND adjusted <> '{}'"
+            for thing, adjusted in self.connections[system].execute(query, (self.entity.name, list(fields))):
                 for name, (_, came_back) in adjusted.items():
-                    if name in fields[link] and fields[link][name].get(system) == came_back:
-                        found.add((link, name))
+                    if name in fields[thing] and fields[thing][name].get(system) == came_back:
+                        found.add((thing, name))
         return found
 
     def _stuck(self, verdicts: Sequence[Verdict]) -> dict[str, str]:

@@ -12,24 +12,32 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
+from pydantic import TypeAdapter, ValidationError
 
 from connectors import concord_schema
 from connectors.catalog import read_tables
 from connectors.postgres import connect, translated
+from connectors.sink.connector import SinkConnector
+from connectors.source import slot
+from connectors.source.connector import SourceConnector
+from connectors.source.snapshot import SnapshotStore
 from console.kafka import Cluster
 from console.logs import first_line
+from console.parts import read_json, write_json
 from console.supervise import PartCommand
 from schemas import topics
 from schemas.catalog import Table
 from schemas.config import Config, load
 from schemas.errors import Retriable, UnfitDatabase
 from schemas.mapping import Pipeline, compile_config, table_names
+from schemas.registry import open_registry
 from schemas.topics import Topic
 
 logger = logging.getLogger(__name__)
@@ -68,30 +76,56 @@ def session(config: Config, system: str) -> Iterator[psycopg.Connection[tuple[An
         yield connection
 
 
-def read_catalogs(config: Config) -> dict[str, dict[str, Table]]:
-    """System → its bound tables as its catalog describes them; one that is not there is left out."""
+def read_catalogs(config: Config, remembered: Path | None = None) -> dict[str, dict[str, Table]]:
+    """System → its bound tables as its catalog describes them; one that is not there is left out.
+
+    With `remembered`, a folder: a database that does not answer is as it was the last time, so that its being down keeps nothing but
+    itself from starting again. Raises Retriable when it does not answer and nothing is remembered.
+    """
     found = {}
     for system in config.systems:
-        with session(config, system) as connection:
-            found[system] = read_tables(connection, table_names(config, system))
+        wanted = table_names(config, system)
+        try:
+            with session(config, system) as connection:
+                found[system] = read_tables(connection, wanted)
+        except Retriable as error:
+            known = _recall(remembered, system) if remembered is not None else None
+            if known is None:
+                raise
+            logger.warning("%s; going by its tables as they were last", first_line(error))
+            found[system] = {f"{schema}.{name}": known[f"{schema}.{name}"] for schema, name in wanted if f"{schema}.{name}" in known}
+        else:
+            if remembered is not None:
+                write_json(remembered / f"catalog-{system}.json", {name: asdict(table) for name, table in found[system].items()})
     return found
 
 
-def open_pipeline(config: Config) -> Pipeline:
+_TABLE: TypeAdapter[Table] = TypeAdapter(Table)
+
+
+def _recall(folder: Path, system: str) -> dict[str, Table] | None:
+    told = read_json(folder / f"catalog-{system}.json")
+    try:
+        return {name: _TABLE.validate_python(table) for name, table in told.items()} or None
+    except ValidationError:
+        return None  # written by another version
+
+
+def open_pipeline(config: Config, remembered: Path | None = None) -> Pipeline:
     """Raises ConfigError with everything that does not fit, Retriable when a database does not answer."""
-    return compile_config(config, read_catalogs(config))
+    return compile_config(config, read_catalogs(config, remembered))
 
 
-def topics_of(pipeline: Pipeline) -> list[Topic]:
+def topics_of(config: Config) -> list[Topic]:
     """Every topic that the pipeline needs, as it must be. One partition count for all: they are co-partitioned."""
-    count = pipeline.config.kafka.partitions
+    count = config.kafka.partitions
     wanted = []
-    for system in pipeline.systems:
-        for table in tables_of(pipeline, system):
-            wanted.append(topics.retained(topics.captured(system, table.schema, table.name), count, REPLAY_DAYS))
-            wanted.append(topics.retained(topics.links(system, table.schema, table.name), count, STEP_DAYS))
+    for system in config.systems:
+        for schema, table in table_names(config, system):
+            wanted.append(topics.retained(topics.captured(system, schema, table), count, REPLAY_DAYS))
+            wanted.append(topics.retained(topics.links(system, schema, table), count, STEP_DAYS))
         wanted.append(topics.retained(topics.dead(system), count, RECORD_DAYS))
-    for entity in pipeline.entities:
+    for entity in config.entities:
         wanted.append(topics.retained(topics.claims(entity), count, STEP_DAYS))
         wanted.append(topics.retained(topics.changes(entity), count, STEP_DAYS))
         wanted.append(topics.compacted(topics.golden(entity), count))
@@ -99,23 +133,57 @@ def topics_of(pipeline: Pipeline) -> list[Topic]:
     return wanted
 
 
-def tables_of(pipeline: Pipeline, system: str) -> list[Table]:
-    """The tables captured in a system, each once: one may serve several entities."""
-    return list({str(binding.table): binding.table for binding in pipeline.tables(system)}.values())
-
-
-def ensure_topics(pipeline: Pipeline) -> None:
+def ensure_topics(config: Config) -> None:
     """Raises ConfigError when a topic is there with another number of partitions."""
-    created = Cluster(pipeline.config.kafka).ensure(topics_of(pipeline))
+    created = Cluster(config.kafka).ensure(topics_of(config))
     if created:
         logger.info("created %d topics", len(created))
 
 
-def ensure_schema(config: Config, system: str) -> None:
-    """The schema `concord` in a system's database, up to date."""
+def ensure_system(config: Config, system: str) -> None:
+    """What must be in a system's database before any part works: the schema `concord`, our publication, our slot.
+
+    All slots are there before the first sink writes anything: what it writes comes back as an echo (I5), not as rows that a snapshot finds.
+    A slot that was lost is left to the source, which reads everything again.
+    """
+    told = config.systems[system]
     with session(config, system) as connection:
-        if (found := concord_schema.ensure(connection)) != concord_schema.LATEST:
+        found = concord_schema.ensure(connection)
+        if found != concord_schema.LATEST:
             logger.info("system %s: schema concord is now at version %d (was %d)", system, concord_schema.LATEST, found)
+        tables = table_names(config, system)
+        if not tables:
+            return
+        connection.execute("SELECT pg_advisory_lock(%s)", (concord_schema.LOCK,))  # of this session: one at a time makes what is missing
+        slot.ensure_publication(connection, told.publication, tables)
+        if slot.slot_state(connection, told.slot) is None and not SnapshotStore(connection, told.slot).any():
+            slot.create_slot(connection, told.slot)
+        connection.execute("SELECT pg_advisory_unlock(%s)", (concord_schema.LOCK,))
+
+
+def prepare(config: Config, systems: Iterable[str]) -> None:
+    """Everything that these systems' parts find there when they start. May be done again, by any number of processes at once."""
+    ensure_topics(config)
+    for system in systems:
+        ensure_system(config, system)
+
+
+Run = Callable[[], object]
+Stop = Callable[[], None]
+
+
+def build(kind: str, pipeline: Pipeline, system: str | None, worker: int) -> tuple[Run, Stop | None]:
+    """A part: what runs it, and what asks it to stop; None when it takes SIGTERM itself."""
+    config = pipeline.config
+    if kind == "streams":
+        from streams.app import run_streams  # Faust: only here
+
+        return lambda: run_streams(pipeline, lambda: open_registry(config.kafka, config.registry), worker), None
+    assert system is not None
+    registry = open_registry(config.kafka, config.registry)
+    part: SourceConnector | SinkConnector
+    part = SourceConnector(system, pipeline, registry) if kind == "source" else SinkConnector(system, pipeline, registry, worker)
+    return part.run, part.stop
 
 
 def patiently(doing: str, call: Callable[[], T], first: float = 0.5, longest: float = 10.0) -> T:
