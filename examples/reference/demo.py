@@ -8,6 +8,7 @@ Exit status: 0 when all is equal and nothing is parked or dead, 1 when not, 2 wh
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -70,8 +71,9 @@ def demo(args: argparse.Namespace, console: Console) -> int:
             say(console, f"{side}: " + ", ".join(f"{rows:,} {table}" for table, rows in tables.items()))
 
         concord = concord_for(dsns, state.kafka.bootstrap)
-        concord.up()
+        running.callback(shutil.rmtree, concord.run_dir, True)
         running.callback(concord.down)
+        concord.up()
         say(console, f"concord up (log: {concord.log}); initial snapshot …")
         snapshot = time.monotonic()
         concord.settle(SNAPSHOT_SECONDS)

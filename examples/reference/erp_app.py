@@ -85,6 +85,7 @@ class Erp(Workload):
         "loose_invoice": 2,
         "drop_draft": 0.5,
     }
+    mistakes = {"share_mail": 0.5}  # noqa: RUF012 - never changed
 
     # ---- partners -----------------------------------------------------------------------------------------------------
     def new_partner(self) -> None:
@@ -168,6 +169,18 @@ class Erp(Workload):
         if row := self.some(self.rng.choice([PARTNERS, WALK_INS])):
             with self.transaction() as tx:
                 tx.write("business_partner u", "UPDATE business_partner SET legal_name = legal_name, city = city WHERE id = %s", (row[0],))
+
+    def share_mail(self) -> None:
+        """Two customers get one e-mail address, which the CRM refuses: the second one is a dead letter there until a person decides."""
+        first, second = self.some(PARTNERS), self.some(PARTNERS)
+        if first and second and first != second:
+            with self.transaction() as tx:
+                tx.write(
+                    "business_partner u",
+                    f"UPDATE business_partner SET mail = other.mail, write_date = {NOW} FROM business_partner AS other"
+                    " WHERE business_partner.id = %s AND other.id = %s AND other.mail IS NOT NULL",
+                    (second[0], first[0]),
+                )
 
     # ---- forms under the optimistic lock ------------------------------------------------------------------------------
     def open_form(self, table: str, query: str, edit: Callable[[], tuple[str, Any]]) -> None:

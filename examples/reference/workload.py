@@ -17,11 +17,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import psycopg
@@ -100,11 +101,13 @@ class Workload:
     """An application at work. Subclasses say what its users do."""
 
     name = ""
-    weights: dict[str, float]  # method name → how often, relative
+    weights: Mapping[str, float]  # method name → how often, relative
+    mistakes: Mapping[str, float] = MappingProxyType({})  # the same, of what only a person can put right: with --mistakes
 
     def __init__(self, conn: psycopg.Connection[Row], people: Pool, seed: int, journal: Journal) -> None:
         self.conn, self.people, self.seed, self.journal = conn, people, seed, journal
         self.rng = random.Random(f"{self.name} {seed}")
+        self.does = dict(self.weights)
         self.stopping = threading.Event()
         self._due: list[tuple[float, int, str, Callable[[], None]]] = []
         self._order = count()
@@ -154,7 +157,7 @@ class Workload:
         wall = time.time()
         next_tick = {name: (wall // every + 1) * every for name, every in ticks.items()}
         next_report = begun + 1
-        names, weights = list(self.weights), list(self.weights.values())
+        names, weights = list(self.does), list(self.does.values())
         while not self.stopping.is_set() and (now := time.monotonic()) < end:
             for name, at in next_tick.items():
                 if time.time() >= at:
@@ -242,6 +245,7 @@ def main(kind: type[Workload], argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--journal", type=Path, help="write a line per committed transaction here")
     parser.add_argument("--progress", action="store_true", help="a JSON line every second")
     parser.add_argument("--attached", action="store_true", help="stop when standard input ends: whoever started this is gone")
+    parser.add_argument("--mistakes", action="store_true", help="also do what only a person can put right")
     args = parser.parse_args(argv)
     if not args.dsn:
         parser.error("--dsn is needed")
@@ -251,6 +255,8 @@ def main(kind: type[Workload], argv: Sequence[str] | None = None) -> int:
         file = args.journal.open("a", encoding="utf-8") if args.journal else None
         try:
             workload = kind(conn, pool(args.seed), args.seed, Journal(file))
+            if args.mistakes:
+                workload.does |= workload.mistakes
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: workload.stopping.set())
             if args.attached:

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -181,8 +182,9 @@ def demo(args: argparse.Namespace, console: Console) -> int:
             "TRYTON_PARTY_SEQUENCE": tryton.sequence(),
         }
         concord = Concord(HERE / "concord.yaml", environment, log, folder / name)
-        concord.up()
+        running.callback(shutil.rmtree, concord.run_dir, True)
         running.callback(concord.down)
+        concord.up()
         say(console, f"concord up (log: {log}); initial snapshot …")
         concord.settle(SNAPSHOT_SECONDS)
         say(console, "both sides hold the same; now people begin to work")
