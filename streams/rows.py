@@ -92,10 +92,22 @@ def on_event(known: Known | None, event: RowChange, place: Place, births: bool, 
     return Step(after, (*waited, (link, change)), claims)
 
 
-def on_answer(known: Known | None, link: str | None, value: str, at: str) -> Step:
+def on_moved(known: Known | None, event: RowChange, place: Place) -> Step:
+    """The end of a key that its row has left for another. Nothing is deleted: the event of the new key carries on from what this row
+    held."""
+    if known is None or event.position <= known["at"]:
+        return Step(known)
+    return Step(
+        {**known, "match": None, "at": event.position, "there": False}, claims=_claims(known, event, place, None, known["link"], False)
+    )
+
+
+def on_answer(known: Known | None, link: str | None, value: str, at: str, place: Place, key: str, taken: bool) -> Step:
     """Identify's answer to a claim of `value`. `link` None: the claim was let go, at position `at`, before it was granted.
 
-    When the table has gone back with its offset it may know nothing of the claim: the event comes again, and asks again.
+    `taken`: the thing has another row in this system, one that it got under another value: then the row is a duplicate for a person to
+    look at, lets the value go, and asks again when it is changed. When the table has gone back with its offset it may know nothing of the
+    claim: the event comes again, and asks again.
     """
     if known is None or known["link"] is not None:
         return Step(known)
@@ -104,6 +116,10 @@ def on_answer(known: Known | None, link: str | None, value: str, at: str) -> Ste
         return Step({**known, "pending": pending} if pending or known["there"] else None)
     if known["match"] != value and (known["match"] is not None or known["there"]):
         return Step(known)  # it has claimed another value since
+    if taken:
+        about = {"system": place.system, "key": key, "table": place.table, "partition": place.partition, "at": known["at"]}
+        release = {"op": "release", **about, "link": None, "moved": False}
+        return Step({**known, "match": None}, claims=((value, release),))
     changes = tuple((link, change_from_json(doc)) for doc in known["pending"])
     return Step({**known, "link": link, "pending": []}, changes)
 

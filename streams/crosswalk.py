@@ -1,0 +1,148 @@
+"""The crosswalk, as the streams read it: `concord.key` in each system's database says which thing a row is.
+
+Sinks write it: a system's own rows in the transaction that creates or adopts them, the other systems' as golden records tell. An entry
+never changes and is never deleted, so what has been read is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from schemas.change import parse_row_name
+from schemas.errors import Retriable, SchemaError
+from schemas.mapping import Binding, Pipeline
+
+logger = logging.getLogger(__name__)
+
+QUERY_SECONDS = 10.0
+KEPT_NAMES = 500_000  # row names whose link is remembered: some 100 MB
+
+_LINKS = """
+SELECT k.entity, k.key, k.link
+FROM unnest(%s::text[], %s::text[]) AS q (entity, key)
+JOIN concord.key k ON k.entity = q.entity AND k.system = %s AND k.key = q.key
+"""
+_NAMES = """
+SELECT k.entity, k.system, k.key, k.link
+FROM unnest(%s::text[], %s::text[], %s::text[]) AS q (entity, system, key)
+JOIN concord.key k ON k.entity = q.entity AND k.system = q.system AND k.key = q.key
+"""
+_OTHERS = "SELECT key FROM concord.key WHERE entity = %s AND system = %s AND link = %s AND key <> %s AND NOT gone"
+
+
+class Session:
+    """One connection to one database, made when it is needed and made anew after an error. One query at a time."""
+
+    def __init__(self, system: str, dsn: str, settings: Mapping[str, str]) -> None:
+        self.system = system
+        self._dsn = dsn
+        self._settings = dict(settings)
+        self._lock = asyncio.Lock()
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+
+    async def query(self, statement: str | sql.Composed, parameters: Iterable[Any]) -> list[tuple[Any, ...]]:
+        """Raises Retriable, whatever the error: what cannot be asked now must be asked later, no event is to blame for it."""
+        async with self._lock:
+            try:
+                async with asyncio.timeout(QUERY_SECONDS):
+                    if self._connection is None:
+                        self._connection = await self._connect()
+                    text = statement.encode() if isinstance(statement, str) else statement
+                    cursor = await self._connection.execute(text, tuple(parameters))
+                    return await cursor.fetchall()
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                await self._drop()
+                raise Retriable(f"asking the crosswalk of {self.system}: {error or type(error).__name__}") from error
+            except BaseException:  # cancelled in mid-query: what the connection answers next would be another question's
+                await self._drop()
+                raise
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        connection = await psycopg.AsyncConnection.connect(
+            self._dsn, autocommit=True, connect_timeout=10, application_name="concord streams", keepalives_idle=10, prepare_threshold=2
+        )
+        for name, value in self._settings.items():
+            await connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        return connection
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def close(self) -> None:
+        async with self._lock:
+            await self._drop()
+
+
+class Crosswalk:
+    """All systems' crosswalks. Belongs to one event loop."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        systems = pipeline.config.systems
+        self._sessions = {name: Session(name, systems[name].dsn, systems[name].session) for name in pipeline.systems}
+        self._links: dict[tuple[str, str], str] = {}  # (entity, row name) → link
+        self._quiet: set[str] = set()  # systems that did not answer, and that has been said
+
+    async def links_of(self, system: str, rows: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """(entity, key) of rows of one system → link, for those that its own database knows. One query. Raises Retriable."""
+        asked = list(rows)
+        if not asked:
+            return {}
+        found = await self._sessions[system].query(_LINKS, ([entity for entity, _ in asked], [key for _, key in asked], system))
+        return {(entity, key): link for entity, key, link in found}
+
+    async def another_row(self, binding: Binding, link: str, key: str) -> bool:
+        """Whether the thing has a row in this system's table already, another than `key`. Raises Retriable."""
+        session = self._sessions[binding.system]
+        others = [other for (other,) in await session.query(_OTHERS, (binding.entity, binding.system, link, key))]
+        for other in others:
+            values = binding.key_values(other)
+            statement = sql.SQL("SELECT 1 FROM {} WHERE {}").format(
+                sql.Identifier(binding.table.schema, binding.table.name),
+                sql.SQL(" AND ").join(sql.SQL("{}::text = %s").format(sql.Identifier(column)) for column in values),
+            )
+            if await session.query(statement, list(values.values())):
+                return True
+        return False
+
+    async def learn(self, names: Iterable[tuple[str, str]]) -> None:
+        """Look up the things of (entity, row name)s that are not known yet, so that `same_thing` can tell. Never fails."""
+        asked = []
+        for entity, name in names:
+            if (entity, name) not in self._links:
+                try:
+                    asked.append((entity, *parse_row_name(name)))
+                except SchemaError:
+                    continue  # no row name: equal to itself only
+        if not asked:
+            return
+        if len(self._links) > KEPT_NAMES:
+            self._links.clear()
+        parameters = ([entity for entity, _, _ in asked], [system for _, system, _ in asked], [key for _, _, key in asked])
+        answers = await asyncio.gather(*(session.query(_NAMES, parameters) for session in self._sessions.values()), return_exceptions=True)
+        for system, answer in zip(self._sessions, answers, strict=True):
+            if isinstance(answer, Retriable):
+                if system not in self._quiet:
+                    logger.warning("%s; references are taken as different meanwhile, sinks will find them equal", answer)
+                self._quiet.add(system)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                self._quiet.discard(system)
+                self._links.update({(entity, f"{of}:{key}"): link for entity, of, key, link in answer})
+
+    def same_thing(self, entity: str, name: str, other: str) -> bool:
+        """Whether two row names are rows of one thing, as far as `learn` has found. Not known is different, which costs one record more."""
+        link = self._links.get((entity, name))
+        return link is not None and link == self._links.get((entity, other))
+
+    async def close(self) -> None:
+        for session in self._sessions.values():
+            await session.close()

@@ -1,0 +1,321 @@
+"""Intake: captured row changes → changes of known things. One agent per root table.
+
+    <system>.<schema>.<table> ──▶ echo? ─▶ in scope? ─▶ columns to fields ─▶ which thing? ──▶ changes.<entity>   keyed by link
+                                                                              │    ▲
+                                                                    claims.<entity> │ links.<system>.<schema>.<table>
+                                                                              ▼    │
+                                                                            identify
+
+A table may serve several entities; its agent's table keeps, per row key, what `streams.rows` knows of the row for each of them. Both
+topics have the same partitions, and one lane handles a partition of both, so an event and an answer never cross.
+
+An event that cannot be handled is a dead letter, and all others of its chunk go on (I8). Only what is out of reach (the crosswalk, the
+registry) fails the chunk: it comes again until it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import orjson
+
+from schemas import topics
+from schemas.change import Op
+from schemas.dead import Where
+from schemas.envelope import Envelope, EventOp, column_texts, envelope_from_avro
+from schemas.errors import MappingError, NotAnEvent, SchemaError, UnknownSchema
+from schemas.mapping import Binding, Entity, Pipeline, event_columns
+from schemas.metrics import BATCH_SIZE, State
+from schemas.serde import Codec, schema_id_of
+from streams.chunks import Chunk, Record
+from streams.chunks_table import ChunkTable
+from streams.crosswalk import Crosswalk
+from streams.letters import DeadLetters
+from streams.metrics import PART, Ends, count
+from streams.producer import Output
+from streams.rows import Known, Place, RowChange, Step, on_answer, on_event, on_moved
+from streams.transport import ChunkApp
+
+Columns = dict[str, str | None]
+ORIGIN_PREFIX = "concord_"  # of the replication origins that sinks write under
+OLD_KEY, NEW_KEY = "__debezium.oldkey", "__debezium.newkey"
+_BAD = (SchemaError, MappingError)
+
+_OPS = {EventOp.CREATE: Op.CREATE, EventOp.UPDATE: Op.UPDATE, EventOp.DELETE: Op.DELETE, EventOp.READ: Op.READ}
+
+
+class Seen(NamedTuple):
+    """One captured event, read as far as it can be without knowing the entity."""
+
+    record: Record
+    envelope: Envelope
+    position: str
+    key: Columns | None  # of the record's key
+    before: Columns | None
+    after: Columns | None
+    moved_from: Mapping[str, Any] | None  # the old key, of the second event of a key change
+    moved_on: bool  # the first event of a key change: the row lives on under another key
+
+
+class Events:
+    """Reads captured records: wire format, envelope, column texts."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._rows: dict[int, Callable[[Mapping[str, Any]], Columns]] = {}
+        self._keys: dict[int, Callable[[Mapping[str, Any]], Columns]] = {}
+
+    async def fetch_schemas(self, records: Iterable[Record]) -> None:
+        """Schemas that are new here, looked up beside the event loop: a miss waits a little for its writer to register it. Raises
+        Retriable."""
+        registry = self._codec.registry
+        for schema_id in {found for record in records for data in (record.key, record.value) if (found := _schema_id(data)) is not None}:
+            if not registry.known(schema_id):
+                try:
+                    await asyncio.to_thread(registry.schema, schema_id)
+                except UnknownSchema:
+                    continue  # told when the record itself is read
+
+    def read(self, record: Record) -> Seen:
+        """Raises NotAnEvent, UnknownSchema, SchemaError."""
+        schema_id, datum = self._codec.decode(record.value)
+        envelope = envelope_from_avro(datum)
+        columns = self._rows.get(schema_id)
+        if columns is None:
+            columns = self._rows[schema_id] = event_columns(_row_schema(self._codec.registry.schema(schema_id)))
+        texts = column_texts(record.headers)
+        headers = dict(record.headers or ())
+        return Seen(
+            record=record,
+            envelope=envelope,
+            position=str(envelope.position),
+            key=self._key(record.key),
+            before=None if envelope.before is None else texts.amend_before(columns(envelope.before)),
+            after=None if envelope.after is None else texts.amend_after(columns(envelope.after)),
+            moved_from=_header_key(headers.get(OLD_KEY)),
+            moved_on=_header_key(headers.get(NEW_KEY)) is not None,
+        )
+
+    def _key(self, data: bytes | None) -> Columns | None:
+        if data is None:
+            return None
+        schema_id, datum = self._codec.decode(data)
+        columns = self._keys.get(schema_id)
+        if columns is None:
+            columns = self._keys[schema_id] = event_columns(self._codec.registry.schema(schema_id))  # type: ignore[arg-type]
+        return columns(datum)
+
+
+def _schema_id(data: bytes | None) -> int | None:
+    try:
+        return None if data is None else schema_id_of(data)
+    except NotAnEvent:
+        return None
+
+
+def _row_schema(envelope: Any) -> Mapping[str, Any]:
+    """The Avro record of a row, inside the envelope's schema. Raises NotAnEvent."""
+    for field in envelope.get("fields", ()) if isinstance(envelope, dict) else ():
+        if field["name"] in ("before", "after"):
+            branches = field["type"] if isinstance(field["type"], list) else [field["type"]]
+            for branch in branches:
+                if isinstance(branch, dict) and branch.get("type") == "record":
+                    return branch
+    raise NotAnEvent("not the schema of a change event: no record of the row in it")
+
+
+def _header_key(value: bytes | None) -> Mapping[str, Any] | None:
+    """The key in a header, if it can be read: what cannot be handed on is a delete and an insert."""
+    try:
+        key = orjson.loads(value) if value else None
+    except orjson.JSONDecodeError:
+        return None
+    readable = isinstance(key, dict) and all(isinstance(part, str | int) and not isinstance(part, bool) for part in key.values())
+    return key if readable and key else None
+
+
+def row_change(seen: Seen, binding: Binding, entity: Entity) -> RowChange:
+    """The event as one entity sees it. Raises MappingError."""
+    envelope, after = seen.envelope, seen.after
+    key = _key_of(seen, binding)
+    values = binding.to_canonical(after) if after is not None and binding.in_scope(after) else None
+    source = envelope.source
+    ours = source.origin is not None and source.origin.startswith(ORIGIN_PREFIX)  # I5
+    op = _OPS[envelope.op]
+    if op is Op.UPDATE and seen.before is not None and values is not None and _was_outside(binding, seen.before):
+        op = Op.CREATE
+    was = None
+    if seen.moved_from is not None:
+        was = binding.key_of({column: str(part) for column, part in seen.moved_from.items()})
+        op = Op.UPDATE
+    return RowChange(
+        key=key,
+        op=op,
+        position=seen.position,
+        ts_us=source.ts_us,
+        origin_hlc=(source.origin_lsn or 0) if ours else None,
+        values=values,
+        match=None if values is None else entity.match_value(values),
+        match_known=values is None or all(name in values for name in entity.match_on),
+        was=was if was != key else None,
+    )
+
+
+def _key_of(seen: Seen, binding: Binding) -> str:
+    row = seen.after if seen.after is not None and all(column in seen.after for column in binding.key_columns) else seen.key
+    if row is None:
+        raise MappingError(f"an event of {binding} without key: nobody can tell which row it is about")
+    return binding.key_of(row)
+
+
+def _was_outside(binding: Binding, before: Columns) -> bool:
+    """Whether a row that is in scope now was not before; False when that is not known."""
+    return binding.needed <= before.keys() and not binding.in_scope(before)
+
+
+class Intake:
+    """The agent of one root table."""
+
+    def __init__(
+        self, app: ChunkApp, pipeline: Pipeline, bindings: Sequence[Binding], codec: Codec, crosswalk: Crosswalk, letters: DeadLetters
+    ) -> None:
+        self._app, self._crosswalk, self._letters = app, crosswalk, letters
+        self._events = Events(codec)
+        self._bindings = {binding.entity: binding for binding in bindings}
+        self._entities = {name: pipeline.entities[name] for name in self._bindings}
+        root = bindings[0]
+        self.system, self.name = root.system, f"{root.table.schema}.{root.table.name}"
+        self.captured = topics.captured(root.system, root.table.schema, root.table.name)
+        self.links = topics.links(root.system, root.table.schema, root.table.name)
+        self.last_ts_us = 0  # commit time of the event handled last
+        self._table = cast("ChunkTable[dict[str, Known]]", app.Table(self.captured, partitions=pipeline.config.kafka.partitions))
+        app.agent(app.chunk_topic(self.captured, self.links), name=f"intake-{self.captured}")(cast(Any, self.run))
+
+    async def run(self, chunks: AsyncIterator[Chunk]) -> None:
+        async for chunk in chunks:
+            BATCH_SIZE.labels(PART).observe(len(chunk))
+            await (self.on_events(chunk) if chunk.topic == self.captured else self.on_answers(chunk))
+
+    # what was captured ----------------------------------------------------------------------------------------------------------------
+
+    async def on_events(self, chunk: Chunk) -> None:
+        ends, outputs = Ends(), list[Output]()
+        await self._events.fetch_schemas(chunk)
+        changes: list[tuple[Record, str, RowChange, bool]] = []
+        for record in chunk:
+            if record.value is not None:  # else a tombstone: its delete came before it, and compaction is what it is for
+                changes.extend(self._read(record, outputs, ends))
+        found = await self._crosswalk.links_of(self.system, self._unknown(changes))
+        place = Place(self.system, self.name, chunk.partition)
+        for _, entity, change, moved_on in changes:
+            key = change.key
+            known = (self._table.get(key) or {}).get(entity)
+            if moved_on:
+                self._take(entity, key, known, on_moved(known, change, place), outputs)
+                ends[self.system, entity, State.SUPERSEDED] += 1
+                continue
+            link = found.get((entity, key)) or (found.get((entity, change.was)) if change.was else None)
+            step = on_event(known, change, place, self.system in self._entities[entity].born_in, link)
+            self._take(entity, key, known, step, outputs)
+            if step.out_of_scope:
+                ends[self.system, entity, State.OUT_OF_SCOPE] += 1
+            self.last_ts_us = change.ts_us
+        await self._app.deliver(outputs)  # I9: before the table's changes, which are written when this chunk ends
+        count(ends)
+
+    def _read(self, record: Record, outputs: list[Output], ends: Ends) -> list[tuple[Record, str, RowChange, bool]]:
+        """The event as each of the table's entities sees it; what cannot be read becomes a dead letter."""
+        try:
+            seen = self._events.read(record)
+            if seen.envelope.op not in _OPS:
+                told = {EventOp.TRUNCATE: "a TRUNCATE: which rows it removed is not in the log; snapshot the table to find out"}
+                raise NotAnEvent(told.get(seen.envelope.op, f"an event of kind {seen.envelope.op.value!r} on a table's topic"))
+        except SchemaError as error:
+            self._bury(record, error, None, outputs, ends)
+            return []
+        changes = []
+        for entity, binding in self._bindings.items():
+            try:
+                change = row_change(seen, binding, self._entities[entity])
+                changes.append((record, entity, change, seen.moved_on and seen.envelope.op is EventOp.DELETE))
+            except _BAD as error:
+                self._bury(record, error, entity, outputs, ends)
+        return changes
+
+    def _bury(self, record: Record, error: Exception, entity: str | None, outputs: list[Output], ends: Ends) -> None:
+        outputs.append(self._letters.output(record, error, Where.INTAKE, self.system, entity))
+        ends[self.system, entity or "", State.DEAD] += 1
+
+    def _unknown(self, changes: Iterable[tuple[Record, str, RowChange, bool]]) -> set[tuple[str, str]]:
+        """(entity, key) of rows whose link the table does not have."""
+        unknown = set()
+        for _, entity, change, _ in changes:
+            known = (self._table.get(change.key) or {}).get(entity)
+            if known is None or known["link"] is None:
+                unknown.add((entity, change.key))
+                if change.was is not None:
+                    unknown.add((entity, change.was))
+        return unknown
+
+    # what identify answers --------------------------------------------------------------------------------------------------------------
+
+    async def on_answers(self, chunk: Chunk) -> None:
+        ends, outputs = Ends(), list[Output]()
+        for record in chunk:
+            try:
+                entity, key, link, value, at = _answer(record, self._bindings)
+            except SchemaError as error:
+                self._bury(record, error, None, outputs, ends)
+                continue
+            known = (self._table.get(key) or {}).get(entity)
+            taken = (
+                link is not None
+                and known is not None
+                and known["link"] is None
+                and await self._crosswalk.another_row(self._bindings[entity], link, key)
+            )
+            step = on_answer(known, link, value, at, Place(self.system, self.name, chunk.partition), key, taken)
+            self._take(entity, key, known, step, outputs)
+            if step.claims:
+                ends[self.system, entity, State.DUPLICATE_WAITING] += 1
+        await self._app.deliver(outputs)  # I9
+        count(ends)
+
+    # both ---------------------------------------------------------------------------------------------------------------------------------
+
+    def _take(self, entity: str, key: str, known: Known | None, step: Step, outputs: list[Output]) -> None:
+        outputs.extend(Output(topics.changes(entity), link.encode(), change.encode()) for link, change in step.changes)
+        outputs.extend(Output(topics.claims(entity), value.encode(), orjson.dumps(claim)) for value, claim in step.claims)
+        if not _tells_more(known, step.known):
+            return
+        told = dict(self._table.get(key) or {})
+        if step.known is None:
+            told.pop(entity, None)
+        else:
+            told[entity] = step.known
+        if told:
+            self._table[key] = told
+        else:
+            self._table.pop(key, None)
+
+
+def _tells_more(known: Known | None, after: Known | None) -> bool:
+    """Whether the table must be written. The newest position alone is not worth it: an event that is taken for new once more then says
+    nothing about the row's link, match value or presence that the table does not hold."""
+    if known is None or after is None:
+        return known is not after
+    return known is not after and any(known[name] != after[name] for name in ("link", "match", "there", "pending"))
+
+
+def _answer(record: Record, bindings: Mapping[str, Binding]) -> tuple[str, str, str | None, str, str]:
+    """(entity, key, link, match value, position). Raises SchemaError."""
+    try:
+        told = orjson.loads(record.value or b"")
+        entity, key, link, value, at = told["entity"], told["key"], told["link"], told["value"], told["at"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise SchemaError(f"not an answer to a claim: {error!r}") from error
+    if entity not in bindings or not all(isinstance(text, str) for text in (key, value, at)) or not isinstance(link, str | None):
+        raise SchemaError(f"not an answer to a claim of this table: {told!r}")
+    return entity, key, link, value, at

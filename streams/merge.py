@@ -1,0 +1,170 @@
+"""Merge: changes of a thing → its golden record. One agent per entity over `changes.<entity>`, keyed by link id.
+
+changes.<entity> ──▶ fold (`streams.fold`) ──▶ golden.<entity>       to the sinks, and to whoever wants to know
+                      ▲ state: table          ──▶ conflicts.<entity>    writes that lost
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+from schemas import topics
+from schemas.change import Canonical, Change, Op, decode_change
+from schemas.conflicts import CONFLICT_SCHEMA
+from schemas.dead import Where
+from schemas.errors import SchemaError
+from schemas.golden import GoldenRecord, golden_schema
+from schemas.mapping import Entity, Pipeline
+from schemas.metrics import BATCH_SIZE, CONFLICTS, State
+from schemas.serde import Codec
+from streams.chunks import Chunk, Record
+from streams.chunks_table import ChunkTable
+from streams.crosswalk import Crosswalk
+from streams.fold import End, Folded, Rules, ThingState, fold
+from streams.letters import DeadLetters
+from streams.metrics import PART, Ends, count
+from streams.producer import Output
+from streams.transport import ChunkApp
+
+_POSITION = re.compile(r"[0-9A-F]{32}")
+_ENDS = {End.SUPERSEDED: State.SUPERSEDED, End.ECHO: State.ECHO, End.UNCHANGED: State.UNCHANGED}
+_INT64 = range(-(1 << 63), 1 << 63)
+
+
+def rules_of(pipeline: Pipeline, entity: Entity, crosswalk: Crosswalk) -> Rules:
+    """The entity's configuration as the fold wants it."""
+    bindings, refs = entity.bindings, entity.refs
+
+    def same(system: str, name: str, golden: Canonical, held: Canonical) -> bool:
+        if name in refs:
+            return isinstance(golden, str) and isinstance(held, str) and crosswalk.same_thing(refs[name], golden, held)
+        return bindings[system].same(name, golden, held)
+
+    return Rules(
+        entity=entity.name,
+        systems=entity.systems,
+        ranks=pipeline.rank,
+        owners=entity.owner,
+        exists_owner=entity.exists_owner,
+        written={system: tuple(name for name in binding.fields if name in binding.writable) for system, binding in bindings.items()},
+        generated={system: binding.generated for system, binding in bindings.items() if binding.generated},
+        delete=entity.delete.policy,
+        soft=entity.delete.soft,
+        same=same,
+    )
+
+
+class Merge:
+    """The agent of one entity."""
+
+    def __init__(self, app: ChunkApp, pipeline: Pipeline, entity: Entity, codec: Codec, crosswalk: Crosswalk, letters: DeadLetters) -> None:
+        self._app, self._entity, self._crosswalk, self._letters = app, entity, crosswalk, letters
+        self._rules = rules_of(pipeline, entity, crosswalk)
+        self._golden = codec.encoder(f"{topics.golden(entity.name)}-value", golden_schema(entity.name, entity.kinds))
+        self._conflict = codec.encoder(f"{topics.conflicts(entity.name)}-value", CONFLICT_SCHEMA)
+        self._table = cast("ChunkTable[ThingState]", app.Table(f"things.{entity.name}", partitions=pipeline.config.kafka.partitions))
+        app.agent(app.chunk_topic(topics.changes(entity.name)), name=f"merge-{entity.name}")(cast(Any, self.run))
+
+    async def run(self, chunks: AsyncIterator[Chunk]) -> None:
+        async for chunk in chunks:
+            BATCH_SIZE.labels(PART).observe(len(chunk))
+            ends, outputs = Ends(), list[Output]()
+            rules: dict[str, int] = {}
+            changes = list(self._read(chunk, outputs, ends))
+            if self._entity.refs:
+                await self._crosswalk.learn(self._references(changes))
+            for record, link, change in changes:
+                state = self._table.get(link)
+                done = fold(link, state, change, self._rules)
+                try:
+                    outputs.extend(self._outputs(done))
+                except SchemaError as error:
+                    self._bury(record, error, change.system, link, outputs, ends)
+                    continue
+                if done.state is not state:
+                    self._table[link] = cast(ThingState, done.state)
+                for conflict in done.conflicts:
+                    rules[conflict.rule.value] = rules.get(conflict.rule.value, 0) + 1
+                if done.end in _ENDS:
+                    ends[change.system, self._entity.name, _ENDS[done.end]] += 1
+                elif done.record is None or not done.record.targets:
+                    ends[change.system, self._entity.name, State.APPLIED] += 1  # nobody else has to hold it
+            await self._app.deliver(outputs)  # I9: before the table's changes
+            count(ends)
+            for rule, number in rules.items():
+                CONFLICTS.labels(self._entity.name, rule).inc(number)
+
+    def _read(self, chunk: Chunk, outputs: list[Output], ends: Ends) -> Iterator[tuple[Record, str, Change]]:
+        for record in chunk:
+            try:
+                link = (record.key or b"").decode()
+                yield record, link, self._checked(link, decode_change(record.value or b""))
+            except (SchemaError, UnicodeDecodeError) as error:
+                self._bury(record, error, self._entity.systems[0], None, outputs, ends)
+
+    def _bury(self, record: Record, error: Exception, system: str, link: str | None, outputs: list[Output], ends: Ends) -> None:
+        outputs.append(self._letters.output(record, error, Where.MERGE, system, self._entity.name, link))
+        ends[system, self._entity.name, State.DEAD] += 1
+
+    def _checked(self, link: str, change: Change) -> Change:
+        """The change, if it is one of this entity's. Raises SchemaError."""
+        values, origin = change.values, change.origin_hlc
+        fits = (
+            link != ""
+            and change.system in self._entity.bindings
+            and isinstance(change.key, str)
+            and isinstance(change.position, str)
+            and _POSITION.fullmatch(change.position) is not None
+            and type(change.ts_us) is int
+            and change.ts_us in _INT64
+            and (origin is None or (type(origin) is int and origin in _INT64))
+            and (values is None) == (change.op is Op.DELETE)
+            and (values is None or (isinstance(values, dict) and all(isinstance(value, str | bool | None) for value in values.values())))
+            and isinstance(change.positions, dict)
+            and all(isinstance(at, str) for at in change.positions.values())
+            and isinstance(change.was, str | None)
+        )
+        if not fits:
+            raise SchemaError(f"not a change of {self._entity.name}: {change.system!r}, {change.key!r}, {change.op.value!r}")
+        if values is not None and not values.keys() <= self._entity.kinds.keys():  # a field that is not configured any more
+            return replace(change, values={name: value for name, value in values.items() if name in self._entity.kinds})
+        return change
+
+    def _references(self, changes: list[tuple[Record, str, Change]]) -> set[tuple[str, str]]:
+        """(entity, row name) of all references that these changes may have to compare: one that has two different names."""
+        wanted: set[tuple[str, str]] = set()
+        for _, link, change in changes:
+            state = self._table.get(link)
+            for name, entity in self._entity.refs.items():
+                names = {(change.values or {}).get(name)}
+                if state is not None:
+                    names.add(state["fields"][name][0] if name in state["fields"] else None)
+                    names.update(row[3].get(name) for replica in state["replicas"].values() for row in replica["rows"].values())
+                names.discard(None)
+                if len(names) > 1:
+                    wanted.update((entity, each) for each in names if isinstance(each, str))
+        return wanted
+
+    def _outputs(self, done: Folded) -> list[Output]:
+        """Raises SchemaError when a value is not of its field's kind."""
+        outputs = []
+        if done.record is not None:
+            record = self._configured(done.record)
+            outputs.append(Output(topics.golden(record.entity), record.link.encode(), self._golden(record.to_avro())))
+        for conflict in done.conflicts:
+            outputs.append(Output(topics.conflicts(conflict.entity), conflict.link.encode(), self._conflict(conflict.to_avro())))
+        return outputs
+
+    def _configured(self, record: GoldenRecord) -> GoldenRecord:
+        """Without fields that were configured once and are no longer."""
+        kinds = self._entity.kinds
+        if record.values.keys() <= kinds.keys():
+            return record
+        return replace(
+            record,
+            values={name: value for name, value in record.values.items() if name in kinds},
+            versions={name: version for name, version in record.versions.items() if name in kinds},
+        )
