@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, LiteralString
 
 import orjson
 import psycopg
@@ -103,7 +103,6 @@ class Batch:
 class Outcome:
     """How the records of a batch ended (I6)."""
 
-    committed: bool = True  # False: there was nothing to keep but the progress, which can wait
     wrote: list[Task] = field(default_factory=list)
     ends: list[End] = field(default_factory=list)
     parks: list[Park] = field(default_factory=list)
@@ -165,8 +164,8 @@ class Applier:
         self._round_trip([("BEGIN", ())])
         (rows,) = self._round_trip([(sql.DUE_PARKED, (self._system, limit))])
         batch = Batch(tasks=self._parked_tasks(rows))
-        self._round_trip([("ROLLBACK", ())])
-        return self.apply(batch) if batch.tasks else Outcome(committed=False)
+        self._round_trip([("COMMIT", ())])
+        return self.apply(batch) if batch.tasks else Outcome()
 
     def positions(self, places: Sequence[Place]) -> dict[Place, int]:
         """The next offset to read of each, 0 where we have never been; from now on there is a row to lock for each."""
@@ -181,12 +180,7 @@ class Applier:
         self._waves(run, wake=True)
         outcome = Outcome()
         run.drain(outcome)
-        booked = self._book(run)
-        if not booked and not batch.unreadable:
-            self._round_trip([("ROLLBACK", ())])
-            outcome.committed = False
-            return outcome
-        self._finish(batch, outcome, booked, run.hlc)
+        self._finish(batch, outcome, self._book(run), run.hlc)
         return outcome
 
     def _halving(self, batch: Batch) -> Outcome:
@@ -228,7 +222,8 @@ class Applier:
             self._round_trip([*self._book(run), *asked, ("RELEASE concord", ())])
             return run
         except (Refused, UnfitDatabase) as error:
-            self._round_trip([("ROLLBACK TO concord", ()), ("RELEASE concord", ())])
+            self._alone("ROLLBACK TO concord")
+            self._alone("RELEASE concord")
             if len(tasks) > 1:
                 return None
             return self._refused(tasks[0], error)
@@ -236,7 +231,7 @@ class Applier:
     def _refused(self, task: Task, error: ConcordError) -> _Run:
         """One record that the database refuses: to wait, where another thing's row is in the way; else a dead letter."""
         run = _Run(There(self._system))
-        self._load(run, [task])
+        self._load(run, [task], rows=False)
         run.todo.clear()
         run.there.enter_seen(task.record)
         decision = self._judged(task, error, run.there)
@@ -292,6 +287,8 @@ class Applier:
 
     def _finish(self, batch: Batch, outcome: Outcome, booked: list[Statement], hlc: int) -> None:
         steps = list(booked)
+        if not (booked or batch.unreadable or outcome.wrote):
+            steps.append(("SET LOCAL synchronous_commit TO off", ()))  # only progress: lost in a crash, the batch is read again
         if batch.unreadable:
             latest = {(message.entity, message.link): message for message in batch.unreadable}
             steps.append(
@@ -306,13 +303,6 @@ class Applier:
         # I5: what we write comes back in the log under our origin, with the hlc up to which the system has now seen
         self._round_trip([*steps, (sql.XACT_ORIGIN, (str(Lsn(max(hlc, 1))),)), ("COMMIT", ())])
 
-    def keep_progress(self, progress: Mapping[Place, tuple[int, int]]) -> None:
-        """Stores progress that no row came of. Raises as `apply`."""
-        batch = Batch(progress=dict(progress))
-        _, *locked = self._round_trip([("BEGIN", ()), *self._lock_progress(batch)])
-        self._fence(batch, locked)
-        self._finish(batch, Outcome(), [], 0)
-
     def rollback(self) -> None:
         """Ends a transaction that may be open, on a connection that may be gone."""
         try:
@@ -321,7 +311,7 @@ class Applier:
             logger.debug("rolling back: %s", error)
 
     def _rollback(self) -> None:
-        self._round_trip([("ROLLBACK", ())])
+        self._alone("ROLLBACK")
 
     # 1: load
 
@@ -331,8 +321,12 @@ class Applier:
         tasks: list[Task],
         before: Sequence[Statement] = (),
         check: Callable[[list[list[tuple[Any, ...]]]], None] = lambda _: None,
+        rows: bool = True,
     ) -> None:
-        """What is there of these records' things, in one round trip; the records go to `run.todo`."""
+        """What is there of these records' things, in one round trip; the records go to `run.todo`.
+
+        `rows`: also of the customer's tables; without, only what we keep.
+        """
         there = run.there
         things = list(dict.fromkeys(task.thing for task in tasks))
         of_things = ([entity for entity, _ in things], [link for _, link in things])
@@ -347,9 +341,9 @@ class Applier:
             (sql.LOAD_NAMES, (*of_names, self._system)),
             (sql.ANY_PARKED, ()),
         ]
-        reads = self._row_reads(tasks)
+        reads = self._row_reads(tasks) if rows else []
         steps += [statement for _, statement in reads]
-        searches = self._holder_searches(tasks, there)
+        searches = self._holder_searches(tasks, there) if rows else []
         steps += [statement for _, _, statement in searches]
         results = self._round_trip(steps)
         check(results[: len(before)])
@@ -384,7 +378,7 @@ class Applier:
             again = [task for task in tasks if task.woken]
             if again:
                 run.todo += [task for task in tasks if not task.woken]
-                self._load(run, again)
+                self._load(run, again, rows=rows)
                 run.todo = in_order(run.todo, self._pipeline)
                 return
         run.todo = in_order([*run.todo, *tasks], self._pipeline)
@@ -648,18 +642,35 @@ class Applier:
 
     # the line
 
-    def _round_trip(self, steps: Sequence[Statement]) -> list[list[tuple[Any, ...]]]:
-        """Sends all statements at once, then reads all answers. Raises our errors; after one, nothing behind it was done."""
-        if not steps:
-            return []
+    def _alone(self, command: LiteralString) -> None:
+        """Sends one command outside of a pipeline: at a rollback psycopg drops what it has prepared, and within a pipeline it would do so
+        too late, together with what came after."""
         try:
-            with self._conn.pipeline():
-                cursors = [self._conn.execute(text, params, prepare=True) for text, params in steps]
-            return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+            self._conn.execute(command, prepare=False)
         except psycopg.Error as error:
             if self._conn.closed or self._conn.broken:
                 raise Retriable(f"writing to {self._system}: the connection is gone: {error}") from error
             raise concord_error(error, f"writing to {self._system}") from error
+
+    def _round_trip(self, steps: Sequence[Statement]) -> list[list[tuple[Any, ...]]]:
+        """Sends all statements at once, then reads all answers. Raises our errors; after one, nothing behind it was done."""
+        if not steps:
+            return []
+        first: psycopg.Error | None = None
+        cursors: list[psycopg.Cursor[tuple[Any, ...]]] = []
+        try:
+            with self._conn.pipeline():
+                try:
+                    for text, params in steps:
+                        cursors.append(self._conn.execute(text, params, prepare=bool(params) or text is sql.ANY_PARKED))
+                except psycopg.Error as error:
+                    first = error  # what comes out of the pipeline's end is only that it was cut short
+            return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+        except psycopg.Error as error:
+            cause = first or error
+            if self._conn.closed or self._conn.broken:
+                raise Retriable(f"writing to {self._system}: the connection is gone: {cause}") from cause
+            raise concord_error(cause, f"writing to {self._system}") from cause
 
 
 def _link_state(applied: str, wrote: str, adjusted: str) -> LinkState:

@@ -7,7 +7,6 @@
 
 While the database does not answer, the batch is kept, its partitions are paused and it is tried again for as long as it takes; the
 consumer stays in its group. Several workers share a system's partitions, each with a connection and a replication origin of its own.
-Batches that leave no row to keep only move the progress on, and that is written with the next one or when there is nothing else to do.
 """
 
 from __future__ import annotations
@@ -40,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 BATCH = 500  # messages; one transaction stays well under a second
 POLL_SECONDS = 0.1  # a message wakes it at once; this is how soon a stop is seen
-IDLE_PROGRESS_SECONDS = 0.1  # how long progress without rows waits for company
 CARE_SECONDS = 2.0  # how often parked records are tried again and counted
 HINT_SECONDS = 1.0  # how often Kafka is told how far we are
 FIRST_WAIT, LONGEST_WAIT = 0.05, 5.0  # seconds between tries of a batch
@@ -100,7 +98,6 @@ class SinkConnector:
         self._epoch = 0  # grows with every rebalance: what was read before is void
         self._position_due = False
         self._stored: dict[Place, int] = {}  # what `concord.progress` says
-        self._moved: dict[Place, int] = {}  # further than that, without rows
         self._kept: list[Message] = []  # handed out by Kafka while we were busy trying again
         self._care_at = 0.0
         self._hint_at = 0.0
@@ -115,7 +112,6 @@ class SinkConnector:
             self._consumer.subscribe(list(self._entity_of), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke)
             while not self._stopping:
                 self._step()
-            self._flush()
         finally:
             self._close()
 
@@ -132,7 +128,7 @@ class SinkConnector:
         messages, self._kept = self._kept, []
         epoch = self._epoch
         if not messages:
-            first = consumer.poll(POLL_SECONDS if not self._moved else IDLE_PROGRESS_SECONDS)
+            first = consumer.poll(POLL_SECONDS)
             messages = [] if first is None else [first]
         messages += consumer.consume(BATCH - len(messages), 0) if messages else []
         if epoch != self._epoch or self._position_due:
@@ -141,7 +137,7 @@ class SinkConnector:
         if messages:
             self._retried(lambda: self._handle(messages))
         else:
-            self._flush()
+            self._lag(None)
         self._care()
 
     def _is_record(self, message: Message) -> bool:
@@ -165,12 +161,7 @@ class SinkConnector:
             logger.warning("%s; reading the progress again", fenced)
             self._position_due = True
             return
-        if outcome.committed:
-            self._stored.update({place: after for place, (_, after) in batch.progress.items()})
-            for place in batch.progress:
-                self._moved.pop(place, None)
-        else:
-            self._moved.update({place: after for place, (_, after) in batch.progress.items()})
+        self._stored.update({place: after for place, (_, after) in batch.progress.items()})
         self._ended(outcome)
         self._hint()
         self._lag(messages[-1])
@@ -180,7 +171,7 @@ class SinkConnector:
         for message in messages:
             topic, partition, offset = message.topic() or "", message.partition() or 0, message.offset() or 0
             place = (topic, partition)
-            if place not in self._stored or offset < self._moved.get(place, self._stored[place]):
+            if place not in self._stored or offset < self._stored[place]:
                 continue
             batch.progress[place] = (self._stored[place], offset + 1)
             entity, value = self._entity_of[topic], message.value()
@@ -192,9 +183,6 @@ class SinkConnector:
             except SchemaError as error:
                 told = f"{error}; it is passed over, its thing waits for a good record"
                 batch.unreadable.append(Unreadable(entity, topic, partition, offset, message.key(), value, told, type(error).__name__))
-        for place, after in self._moved.items():
-            if place in self._stored:
-                batch.progress.setdefault(place, (self._stored[place], after))
         return batch
 
     def _ended(self, outcome: Outcome) -> None:
@@ -208,26 +196,6 @@ class SinkConnector:
         if outcome.parks:
             self._care_at = min(self._care_at, time.monotonic() + 0.2)  # what it waits for may have come through another worker just now
 
-    def _flush(self) -> None:
-        """Progress without rows, once nothing else is to do."""
-        if self._moved and not self._position_due:
-            progress = {place: (self._stored[place], after) for place, after in self._moved.items() if place in self._stored}
-
-            def keep() -> None:
-                try:
-                    self._the_applier().keep_progress(progress)
-                except Fenced:
-                    self._the_applier().rollback()
-                    self._position_due = True
-                    return
-                self._stored.update({place: after for place, (_, after) in progress.items()})
-                self._moved.clear()
-                self._hint()
-
-            self._retried(keep)
-        if not self._position_due:
-            self._lag(None)
-
     def _care(self) -> None:
         """Every few seconds: parked records whose time may have come, and how many wait."""
         now = time.monotonic()
@@ -240,7 +208,7 @@ class SinkConnector:
         applier = self._the_applier()
         if self._count_waiting():
             outcome = applier.sweep()
-            if outcome.committed:
+            if outcome.wrote or outcome.ends or outcome.deads:
                 self._ended(outcome)
                 self._count_waiting()
 
@@ -340,7 +308,6 @@ class SinkConnector:
         self._epoch += 1
         self._assigned = []
         self._stored.clear()
-        self._moved.clear()
         self._kept.clear()
         self._position_due = False
         consumer.unassign()
@@ -352,7 +319,6 @@ class SinkConnector:
         start = [TopicPartition(topic, partition, stored[topic, partition] or OFFSET_BEGINNING) for topic, partition in places]
         self._the_consumer().assign(start)
         self._stored = stored
-        self._moved.clear()
         self._kept.clear()
         self._position_due = False
         self.ready.set()
@@ -376,7 +342,7 @@ class SinkConnector:
             with suppress(KafkaException):
                 marks = consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
             if marks and marks[1] > 0:
-                behind += max(marks[1] - self._moved.get((topic, partition), stored), 0)
+                behind += max(marks[1] - stored, 0)
         self._metrics.lag_events.set(behind)
         if not behind:
             self._metrics.lag_seconds.set(0)

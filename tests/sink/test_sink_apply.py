@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tests.sink.sink_world import World, a_version, later
-
 from schemas.metrics import State
+from tests.sink.sink_world import World, a_version, later
 
 
 def test_a_customer_is_inserted_once_and_its_keys_are_known(world: World) -> None:
