@@ -7,8 +7,8 @@ whatever order; the log position that may be confirmed is that of the last span 
     acked     │ 3 of 3            │ 1 of 1           │ 1 of 2
     mark      lsn 100             lsn 140            lsn 180              → 140 may be confirmed
 
-librdkafka hands out acknowledgements to whoever polls it. While the reader has work it polls in passing; while it waits for the log, a thread
-of ours polls in its place and wakes it. (One that always polls would fight the reader for the interpreter at every record.)
+librdkafka hands out acknowledgements to whoever polls it. While the reader has work it polls in passing; while it waits for the log, a
+thread of ours polls in its place and wakes it. (One that always polls would fight the reader for the interpreter at every record.)
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from schemas.errors import Retriable
 
 logger = logging.getLogger(__name__)
 
+Headers = list[tuple[str, str | bytes | None]]  # as confluent-kafka types them
 MAX_BYTES: Final = 64 * 1024 * 1024  # a record; PostgreSQL's values go to 1 GB, Kafka's brokers say 1 MB unless the topic says otherwise
 POLL_EVERY: Final = 256  # records sent between two polls in passing
 
@@ -87,7 +88,7 @@ class Delivery:
         self._poller = threading.Thread(target=self._poll_while_waiting, name=f"{system} acknowledgements", daemon=True)
         self._poller.start()
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]] | None) -> None:
+    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers | None) -> None:
         """Takes the record; waits while the buffer is full. Raises Retriable when Kafka has refused one before."""
         span = self._spans[-1]
         span.sent += 1

@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from connectors.source import connect, metrics
+from connectors.source.delivery import Headers
 from connectors.source.encoder import NullInRequired
 from connectors.source.pgoutput import UNCHANGED, Begin, Message, Origin, Relation, Truncate, decode, end_of_tuple, tuple_bytes
 from connectors.source.relations import CapturedTable, Catalog, captured_table, no_facts
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 PREFIX: Final = "concord"  # of our own logical messages
 VERSION: Final = "0.1.0"
-Headers = list[tuple[str, bytes]]
 Send = Callable[[str, bytes | None, bytes | None, Headers | None], None]  # topic, key, value, headers
 
 _KEY_TUPLE, _OLD_TUPLE = 0x4B, 0x4F
@@ -212,7 +212,7 @@ class Emitter:
         except NullInRequired as null:
             return self._with_nullable(opened, null, lambda: self.insert(data, at, lsn))
         row.append(self._tail(opened, lsn, "c"))
-        headers = [(COLUMNS_HEADER, ColumnTexts(after=beside).encode())] if beside else None
+        headers: Headers | None = [(COLUMNS_HEADER, ColumnTexts(after=beside).encode())] if beside else None
         self.send(opened.table.topic, None if key is None else opened.key_header + key, b"".join(row), headers)
 
     def update(self, data: bytes, at: int, lsn: int) -> None:
@@ -264,11 +264,11 @@ class Emitter:
         lsn: int,
     ) -> None:
         topic = opened.table.topic
-        to_new = ("__debezium.newkey", self._key_json(opened, key))
+        to_new: tuple[str, str | bytes | None] = ("__debezium.newkey", self._key_json(opened, key))
         gone = b"".join((opened.value_header, b"\x02", *old, b"\x00", self._tail(opened, lsn, "d")))
         self.send(topic, opened.key_header + old_key, gone, [to_new, *(_headers(old_beside, {}, []) or [])])
         self.send(topic, opened.key_header + old_key, None, [to_new])
-        to_old = ("__debezium.oldkey", self._key_json(opened, old_key))
+        to_old: tuple[str, str | bytes | None] = ("__debezium.oldkey", self._key_json(opened, old_key))
         value = b"".join((opened.row_header, *new, self._tail(opened, lsn, "c")))
         record_key = None if key is None else opened.key_header + key
         self.send(topic, record_key, value, [to_old, *(_headers({}, beside, unchanged) or [])])

@@ -1,14 +1,59 @@
-"""The snapshot of a table beside streaming (the DBLog algorithm): how far it has come is kept in `concord.snapshot`."""
+"""The snapshot of a table beside streaming, chunk by chunk (the DBLog algorithm).
+
+    snapshot thread                     the log                          reader thread
+    low watermark  ───────────────────▶ message {low, chunk}  ─────────▶ remembers the keys of the table's events from here on
+    reads the next rows by primary key  … u 17, d 23 …        ─────────▶ (they go out as they come)
+    hands the chunk over
+    high watermark ───────────────────▶ message {high, chunk} ─────────▶ sends the chunk's rows but 17 and 23, as op r
+    waits until Kafka has them
+    notes the last key in concord.snapshot
+
+Watermarks are *transactional* logical messages, so that they have a place among the commits: a chunk's rows carry the place of the low one,
+and are older than whatever was committed after it.
+
+One gap is closed that the algorithm leaves open on PostgreSQL: a transaction's commit record may stand in the log before the low watermark,
+and the transaction be invisible to the chunk's SELECT all the same (it becomes visible a moment after it was logged; long after, with
+synchronous replication). So a chunk brings the transactions that were open for its SELECT, and if the reader has seen one of them commit
+before the low watermark, the chunk is read again.
+
+After a lost slot rows may have been deleted unseen. A table that was linked is then compared with `concord.key` of the same database: for a
+key that is there and not marked gone, and not in the table, a delete is sent, between two watermarks as well.
+"""
 
 from __future__ import annotations
 
-# For connectors.concord_schema: one row per table that is, or was, read.
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import orjson
+import psycopg
+from psycopg import sql
+
+from connectors.postgres import translated
+from connectors.source import metrics
+from connectors.source.pgoutput import tuple_bytes
+from connectors.source.relations import CapturedTable, DatabaseCatalog, TableFacts, captured_table, relation_of
+from schemas.errors import UnfitDatabase
+
+logger = logging.getLogger(__name__)
+
+PREFIX: Final = "concord"
+CHUNK_ROWS: Final = 5_000  # at most; a chunk is held in memory until its high watermark comes by
+CHUNK_BYTES: Final = 8 * 1024 * 1024
+FETCH_ROWS: Final = 500
+
+# For connectors.concord_schema: one row per table that is, or was, read. `pipeline` is the slot's name: that is what a snapshot belongs to.
 MIGRATION = """
 CREATE TABLE concord.snapshot (
     pipeline text NOT NULL,
-    table_name text NOT NULL,              -- schema.table
-    last_key text[],                       -- of the last row that Kafka has; null: none yet
-    predicate text NOT NULL DEFAULT '',    -- SQL; '' reads every row
+    table_name text NOT NULL,                 -- schema.table
+    last_key text[],                          -- of the last row that Kafka has; null: none yet
+    predicate text NOT NULL DEFAULT '',       -- SQL; '' reads every row
     vanished boolean NOT NULL DEFAULT false,  -- also send deletes for linked rows that are not in the table any more
     done boolean NOT NULL DEFAULT false,
     rows bigint NOT NULL DEFAULT 0,
@@ -17,3 +62,312 @@ CREATE TABLE concord.snapshot (
     PRIMARY KEY (pipeline, table_name)
 );
 """
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Rows between two watermarks, as pgoutput tuples."""
+
+    table: CapturedTable
+    rows: list[bytes]
+    vanished: bool = False  # the tuples are keys of rows that are gone
+    open_transactions: frozenset[int] = frozenset()  # 32-bit xids that the SELECT did not see
+    last_key: tuple[str, ...] | None = None
+    complete: bool = False  # there are no rows after it
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    finished: threading.Event = field(default_factory=threading.Event)  # Kafka has it, or it must be read again
+    again: bool = False
+
+
+def watermark(mark: str, chunk_id: str) -> str:
+    return orjson.dumps({"mark": mark, "chunk": chunk_id}).decode()
+
+
+def parse_watermark(content: bytes) -> tuple[str, str] | None:
+    """(low or high, chunk id); None for any other message of ours."""
+    try:
+        told = orjson.loads(content)
+        return told["mark"], told["chunk"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+class Aborted(Exception):
+    """The stream that the chunks belong to has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A row of concord.snapshot."""
+
+    schema: str
+    table: str
+    last_key: tuple[str, ...] | None
+    predicate: str
+    vanished: bool
+
+
+@dataclass(slots=True)
+class SnapshotStore:
+    """concord.snapshot of one slot."""
+
+    conn: psycopg.Connection[Any]
+    slot: str
+
+    def any(self) -> bool:
+        """Whether this slot has been streamed from before."""
+        with translated("reading concord.snapshot"):
+            return self.conn.execute("SELECT 1 FROM concord.snapshot WHERE pipeline = %s LIMIT 1", (self.slot,)).fetchone() is not None
+
+    def add(self, tables: Iterable[tuple[str, str]]) -> None:
+        """Tables that are to be read, unless they are known already."""
+        names = [f"{schema}.{table}" for schema, table in tables]
+        with translated("writing concord.snapshot"):
+            self.conn.execute(
+                "INSERT INTO concord.snapshot (pipeline, table_name) SELECT %s, unnest(%s::text[]) ON CONFLICT DO NOTHING",
+                (self.slot, names),
+            )
+
+    def read_all_again(self) -> None:
+        """Every table from its beginning, and what vanished."""
+        with translated("writing concord.snapshot"):
+            self.conn.execute(
+                "UPDATE concord.snapshot SET last_key = NULL, predicate = '', vanished = true, done = false, rows = 0, "
+                "started_at = clock_timestamp(), finished_at = NULL WHERE pipeline = %s",
+                (self.slot,),
+            )
+
+    def request(self, schema: str, table: str, predicate: str = "") -> None:
+        """Reads a table again, or the rows of it that the SQL predicate names, while it is live."""
+        with translated("writing concord.snapshot"):
+            self.conn.execute(
+                "INSERT INTO concord.snapshot (pipeline, table_name, predicate) VALUES (%s, %s, %s) ON CONFLICT (pipeline, table_name) "
+                "DO UPDATE SET last_key = NULL, predicate = excluded.predicate, done = false, rows = 0, started_at = clock_timestamp(), "
+                "finished_at = NULL",
+                (self.slot, f"{schema}.{table}", predicate),
+            )
+
+    def pending(self, tables: Iterable[tuple[str, str]]) -> list[Progress]:
+        """Of these tables the ones that are not finished, in that order."""
+        with translated("reading concord.snapshot"):
+            rows = self.conn.execute(
+                "SELECT table_name, last_key, predicate, vanished FROM concord.snapshot WHERE pipeline = %s AND NOT done", (self.slot,)
+            ).fetchall()
+        found = {name: (key, predicate, vanished) for name, key, predicate, vanished in rows}
+        return [
+            Progress(schema, table, None if key is None else tuple(key), predicate, vanished)
+            for schema, table in tables
+            if f"{schema}.{table}" in found
+            for key, predicate, vanished in [found[f"{schema}.{table}"]]
+        ]
+
+    def note(self, progress: Progress, last_key: Sequence[str] | None, rows: int) -> None:
+        with translated("writing concord.snapshot"):
+            self.conn.execute(
+                "UPDATE concord.snapshot SET last_key = coalesce(%s, last_key), rows = rows + %s WHERE pipeline = %s AND table_name = %s "
+                "AND predicate = %s",
+                (None if last_key is None else list(last_key), rows, self.slot, f"{progress.schema}.{progress.table}", progress.predicate),
+            )
+
+    def finish(self, progress: Progress) -> None:
+        """Unless it was asked for again meanwhile, with another predicate."""
+        with translated("writing concord.snapshot"):
+            self.conn.execute(
+                "UPDATE concord.snapshot SET done = true, vanished = false, finished_at = clock_timestamp() WHERE pipeline = %s "
+                "AND table_name = %s AND predicate = %s",
+                (self.slot, f"{progress.schema}.{progress.table}", progress.predicate),
+            )
+
+
+@dataclass(slots=True)
+class Snapshotter:
+    """Reads chunks and has them sent. One thread, on a connection of its own."""
+
+    conn: psycopg.Connection[Any]
+    system: str
+    store: SnapshotStore
+    hand_over: Callable[[Chunk], None]  # to the reader, before the high watermark is written
+    linked: Callable[[str, str], Iterable[tuple[str, Callable[[str], dict[str, str]]]]]
+    # (schema, table) → its entities: (name, key text → key columns)
+    aborted: threading.Event = field(default_factory=threading.Event)
+
+    def run_pending(self, tables: Sequence[tuple[str, str]]) -> None:
+        """Reads every table that is not finished. Raises Aborted when the stream ends."""
+        pending = self.store.pending(tables)
+        for done, progress in enumerate(pending):
+            metrics.SNAPSHOT_PENDING.labels(self.system).set(len(pending) - done)
+            self._table(progress)
+        metrics.SNAPSHOT_PENDING.labels(self.system).set(0)
+
+    def _table(self, progress: Progress) -> None:
+        name = f"{progress.schema}.{progress.table}"
+        logger.info("%s.%s: snapshot %s", self.system, name, "goes on" if progress.last_key else "begins")
+        rows = 0
+        last_key = progress.last_key
+        while True:
+            chunk = self._between_watermarks(partial(self._read, progress, last_key))
+            rows += len(chunk.rows)
+            last_key = chunk.last_key if chunk.last_key is not None else last_key
+            self.store.note(progress, last_key, len(chunk.rows))
+            if chunk.complete:
+                break
+        if progress.vanished:
+            rows += self._vanished(progress)
+        self.store.finish(progress)
+        logger.info("%s.%s: snapshot finished, %s rows", self.system, name, rows)
+
+    def _between_watermarks(self, read: Callable[[str], Chunk]) -> Chunk:
+        while True:
+            chunk_id = uuid.uuid4().hex
+            self._mark("low", chunk_id)
+            chunk = read(chunk_id)
+            self.hand_over(chunk)
+            self._mark("high", chunk_id)
+            while not chunk.finished.wait(1.0):
+                if self.aborted.is_set():
+                    raise Aborted
+            if self.aborted.is_set():
+                raise Aborted
+            if not chunk.again:
+                metrics.SNAPSHOT_ROWS.labels(self.system, f"{chunk.table.schema}.{chunk.table.name}").inc(len(chunk.rows))
+                return chunk
+
+    def _mark(self, mark: str, chunk_id: str) -> None:
+        with translated(f"writing the {mark} watermark"):
+            self.conn.execute("SELECT pg_logical_emit_message(true, %s, %s)", (PREFIX, watermark(mark, chunk_id)))
+
+    def _facts(self, progress: Progress) -> tuple[TableFacts, CapturedTable]:
+        catalog = DatabaseCatalog(self.conn)
+        oid = catalog.oid_of(progress.schema, progress.table)
+        facts = None if oid is None else catalog.table(oid)
+        if facts is None:
+            raise UnfitDatabase(f"table {progress.schema}.{progress.table} is not there any more: take it out of the configuration")
+        table = captured_table(self.system, relation_of(facts), facts)
+        if not table.primary_key:
+            raise UnfitDatabase(f"table {progress.schema}.{progress.table} has no primary key: its rows cannot be told apart")
+        return facts, table
+
+    def _read(self, progress: Progress, after: Sequence[str] | None, chunk_id: str) -> Chunk:
+        facts, table = self._facts(progress)
+        key_at = [next(i for i, column in enumerate(facts.columns) if column.name == name) for name in table.primary_key]
+        query = sql.SQL("SELECT {} FROM {}{} ORDER BY {} LIMIT {}").format(
+            sql.SQL(", ").join(sql.Identifier(column.name) for column in facts.columns),
+            sql.Identifier(facts.schema, facts.name),
+            self._where(facts, table, progress, after),
+            sql.SQL(", ").join(sql.Identifier(name) for name in table.primary_key),
+            sql.Literal(CHUNK_ROWS),
+        )
+        chunk = Chunk(table, [], id=chunk_id, complete=True)
+        with translated(f"reading {progress.schema}.{progress.table}"), self.conn.transaction():
+            self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            chunk.open_transactions = self._open_transactions()
+            size = 0
+            for values in self._rows(query):
+                row = tuple_bytes(values)
+                chunk.rows.append(row)
+                size += len(row)
+                if size >= CHUNK_BYTES or len(chunk.rows) >= CHUNK_ROWS:
+                    chunk.complete = False
+                    break
+            if chunk.rows:
+                chunk.last_key = tuple((values[i] or b"").decode() for i in key_at)
+        return chunk
+
+    def _rows(self, query: sql.Composed) -> Iterator[tuple[bytes | None, ...]]:
+        """Rows as the types' output functions print them: what the log has, too (`char(n)::text` would lose its blanks)."""
+        cursor = self.conn.cursor()
+        cursor.execute(sql.SQL("DECLARE concord_chunk NO SCROLL CURSOR FOR {}").format(query))
+        while True:
+            cursor.execute(f"FETCH {FETCH_ROWS} FROM concord_chunk".encode())
+            result = cursor.pgresult
+            assert result is not None
+            columns = range(result.nfields)
+            for index in range(result.ntuples):
+                yield tuple(result.get_value(index, column) for column in columns)
+            if result.ntuples < FETCH_ROWS:
+                return
+
+    def _open_transactions(self) -> frozenset[int]:
+        row = self.conn.execute("SELECT array(SELECT x::text::int8 FROM pg_snapshot_xip(pg_current_snapshot()) x)").fetchone()
+        return frozenset(xid & 0xFFFFFFFF for xid in (row[0] if row else ()))
+
+    def _where(self, facts: TableFacts, table: CapturedTable, progress: Progress, after: Sequence[str] | None) -> sql.Composable:
+        conditions: list[sql.Composable] = []
+        if progress.predicate:
+            conditions.append(sql.SQL("(") + sql.SQL(progress.predicate) + sql.SQL(")"))  # the operator's own SQL
+        if after is not None:
+            keys = sql.SQL(", ").join(sql.Identifier(name) for name in table.primary_key)
+            values = sql.SQL(", ").join(
+                sql.SQL("{}::{}").format(sql.Literal(value), self._type_name(facts, name))
+                for name, value in zip(table.primary_key, after, strict=True)
+            )
+            conditions.append(sql.SQL("({}) > ({})").format(keys, values))
+        return sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("")
+
+    def _type_name(self, facts: TableFacts, column: str) -> sql.Composable:
+        told = next(one for one in facts.columns if one.name == column)
+        row = self.conn.execute("SELECT format_type(%s::int8::oid, NULL)", (told.type_oid,)).fetchone()
+        return sql.SQL(row[0] if row else "text")
+
+    # rows that are gone
+
+    def _vanished(self, progress: Progress) -> int:
+        found = 0
+        for entity, key_values in self.linked(progress.schema, progress.table):
+            after = ""
+            while True:
+                last: list[str] = []
+                chunk = self._between_watermarks(partial(self._read_vanished, progress, entity, key_values, after, last))
+                found += len(chunk.rows)
+                if chunk.complete:
+                    break
+                after = last[0]
+        if found:
+            logger.warning(
+                "%s.%s.%s: %s linked rows were deleted unseen, deletes sent", self.system, progress.schema, progress.table, found
+            )
+        return found
+
+    def _read_vanished(
+        self,
+        progress: Progress,
+        entity: str,
+        key_values: Callable[[str], dict[str, str]],
+        after: str,
+        last: list[str],
+        chunk_id: str,
+    ) -> Chunk:
+        facts, table = self._facts(progress)
+        chunk = Chunk(table, [], vanished=True, id=chunk_id, complete=True)
+        last.clear()
+        with translated(f"comparing concord.key with {progress.schema}.{progress.table}"), self.conn.transaction():
+            self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            chunk.open_transactions = self._open_transactions()
+            linked = self.conn.execute(
+                "SELECT key FROM concord.key WHERE entity = %s AND system = %s AND NOT gone AND key > %s ORDER BY key LIMIT %s",
+                (entity, self.system, after, CHUNK_ROWS),
+            ).fetchall()
+            if not linked:
+                return chunk
+            chunk.complete = len(linked) < CHUNK_ROWS
+            last.append(linked[-1][0])
+            keys = [[key_values(key)[name] for name in table.primary_key] for (key,) in linked]
+            types = [self._type_name(facts, name) for name in table.primary_key]
+            given = sql.SQL(", ").join(sql.SQL("{}::text[]").format(sql.Placeholder()) for _ in types)
+            numbers = range(len(types))
+            matches = sql.SQL(" AND ").join(
+                sql.SQL("t.{} = k.{}::{}").format(sql.Identifier(name), sql.Identifier(f"k{i}"), kind)
+                for i, name, kind in zip(numbers, table.primary_key, types, strict=True)
+            )
+            query = sql.SQL("SELECT {} FROM unnest({}) AS k({}) WHERE NOT EXISTS (SELECT FROM {} t WHERE {})").format(
+                sql.SQL(", ").join(sql.Identifier(f"k{i}") for i in numbers),
+                given,
+                sql.SQL(", ").join(sql.Identifier(f"k{i}") for i in numbers),
+                sql.Identifier(facts.schema, facts.name),
+                matches,
+            )
+            at = {name: i for i, name in enumerate(table.primary_key)}
+            for gone in self.conn.execute(query, [[key[i] for key in keys] for i in numbers]):
+                values = tuple(gone[at[column.name]].encode() if column.name in at else None for column in facts.columns)
+                chunk.rows.append(tuple_bytes(values))
+        return chunk

@@ -318,11 +318,15 @@ def array_items(text: bytes) -> list[bytes | None]:
         at += 1
 
 
-def _array(item: Encode) -> Encode:
+def _array(item: Encode, nullable: bool) -> Encode:
     def encode(text: bytes) -> bytes:
         items = array_items(text)
         if not items:
             return b"\x00"
+        if not nullable:
+            if None in items:
+                raise ValueError("a null among the items")
+            return varint(len(items)) + b"".join(item(one) for one in items if one is not None) + b"\x00"
         return varint(len(items)) + b"".join(b"\x00" if one is None else b"\x02" + item(one) for one in items) + b"\x00"
 
     return encode
@@ -526,13 +530,14 @@ def _array_type(item: ColumnType) -> ColumnType:
     else:
         unavailable = None
     inner = item.beside
+    nullable = item.connect.get("name") != "io.debezium.data.Enum"  # Debezium has it so
     return ColumnType(
-        {"type": "array", "items": {**item.connect, "optional": True}},
-        _array(item.encode),
+        {"type": "array", "items": {**item.connect, "optional": nullable}},
+        _array(item.encode, nullable),
         b"\x00",
         unavailable,
         beside=None if inner is None else lambda text: any(one is not None and inner(one) for one in array_items(text)),
-        fallback=array_fallback,
+        fallback=array_fallback if nullable else lambda text: b"\x00",
         is_array=True,
     )
 
