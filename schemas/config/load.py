@@ -56,7 +56,8 @@ def parse(data: Any, name: str = "concord.yaml", found: list[Problem] | None = N
                 break
             rest = smaller
     if config is not None:
-        problems += problems_of(config, data)
+        said = {(problem.where, problem.what) for problem in problems}
+        problems += [problem for problem in problems_of(config, data) if (problem.where, problem.what) not in said]
     if problems:
         raise ConfigError(problems)
     assert config is not None  # without a problem it was valid as it was

@@ -39,9 +39,10 @@ class Dsn(str):
     @property
     def shown(self) -> str:
         """The same without its password, for messages."""
-        masked = re.sub(r"(://[^:/@?#]*:)[^@]*@", r"\1***@", self)
-        masked = re.sub(r"(?i)([?&](?:password|sslpassword|passfile)=)[^&]*", r"\1***", masked)
-        return re.sub(r"(?i)\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", r"\1***", masked)
+        if "://" in self:
+            masked = re.sub(r"(://[^:/@?#]*:).*@", r"\1***@", self)
+            return re.sub(r"(?i)([?&](?:ssl)?password=)[^&]*", r"\1***", masked)
+        return re.sub(r"(?i)\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", r"\1***", self)
 
     def __repr__(self) -> str:
         return f"Dsn({self.shown!r})"
@@ -326,12 +327,17 @@ class Config(Model):
     def _named_slots(cls, value: object) -> object:
         if not isinstance(value, Mapping) or not isinstance(value.get("systems"), Mapping):
             return value
-        prefix = value.get("name", "concord")
         named = {
-            name: {"slot": f"{prefix}_{name}", "publication": f"{prefix}_{name}", **system} if isinstance(system, Mapping) else system
+            name: {"slot": _slot(value, name), "publication": _slot(value, name), **system} if isinstance(system, Mapping) else system
             for name, system in value["systems"].items()
         }
         return {**value, "systems": named}
+
+
+def _slot(config: Mapping[str, object], system: object) -> str:
+    """The name of a system's slot and publication, where the file gives none; names that will be refused make none."""
+    name = f"{config.get('name', 'concord')}_{system}"
+    return name if re.fullmatch(r"[a-z0-9_]{1,63}", name) else "unknown"
 
 
 FIELD_KEYS = frozenset(Field.model_fields) - {"sides"}

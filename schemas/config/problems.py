@@ -63,7 +63,12 @@ def problems_of_shape(error: ValidationError, data: Mapping[str, Any]) -> list[P
     for detail in error.errors(include_url=False, include_context=True):
         problem = _problem(detail, names)
         problems.setdefault(f"{problem.where}: {problem.what}", problem)
-    return list(problems.values())
+    misspelt = {  # `tabel: x` is one mistake: what it was meant to be is not missing
+        f"{problem.where.rpartition('.')[0]}.{problem.mend[13:-1]}".removeprefix(".")
+        for problem in problems.values()
+        if problem.mend.startswith("did you mean ")
+    }
+    return [problem for problem in problems.values() if not (problem.what == "is missing" and problem.where in misspelt)]
 
 
 def _problem(detail: ErrorDetails, systems: set[str]) -> Problem:
@@ -158,50 +163,36 @@ def _model_at(location: tuple[int | str, ...]) -> str:
 
 
 def without(data: Any, error: ValidationError) -> Any | None:
-    """`data` less the smallest pieces that hold the errors, or None when nothing would be left to judge."""
+    """`data` with harmless stand-ins for the smallest pieces that hold the errors. None when nothing would be left to judge."""
     copied = _copy(data)
-    removed = False
-    for detail in error.errors(include_url=False, include_input=False, include_context=False):
-        location = [part for part in detail["loc"] if part not in _GATHERED]
-        if location[:1] == ["entities"] and len(location) >= 3:
-            keep = 4 if location[2] == "fields" and len(location) >= 4 else 3
-            removed |= _remove(copied, location[:keep])
-        elif location[:1] == ["systems"] and len(location) >= 2:
-            system = copied["systems"].get(location[1]) if isinstance(copied.get("systems"), dict) else None
-            if isinstance(system, dict):
-                rank = system.get("rank")
-                copied["systems"][location[1]] = {
-                    "dsn": "postgresql://",
-                    "rank": rank if isinstance(rank, int) else -1 - len(str(location)),
-                    "slot": "unknown",
-                    "publication": "unknown",
-                }
-                removed = True
-            else:
+    systems = _keys(copied.get("systems"))
+    for number, detail in enumerate(error.errors(include_url=False, include_input=False, include_context=False)):
+        match [part for part in detail["loc"] if part not in _GATHERED]:
+            case ["entities", str(entity), "fields", str(field), *_] if bound := sorted(systems & _keys(copied["entities"][entity])):
+                copied["entities"][entity]["fields"][field] = {bound[0]: "unknown"}
+            case ["entities", str(entity), str(system), *_] if system in systems:
+                copied["entities"][entity][system] = {"table": "unknown"}
+            case ["entities", str(entity), str(key), *_] if isinstance(copied["entities"][entity], dict):
+                if copied["entities"][entity].pop(key, copied) is copied:  # it was its absence
+                    return None
+            case ["systems", str(system), *_]:
+                given = copied["systems"][system]
+                rank = given.get("rank") if isinstance(given, dict) else None
+                rank = rank if isinstance(rank, int) else -1_000_000 - number  # that of no other
+                copied["systems"][system] = {"dsn": "unknown", "rank": rank, "slot": "unknown"}
+            case ["kafka", *_]:
+                copied["kafka"] = {"bootstrap": "unknown"}
+            case [str(key), *_] if key in copied and key not in ("entities", "systems"):
+                copied.pop(key)
+            case _:
                 return None
-        elif location[:1] == ["kafka"]:
-            copied["kafka"] = {"bootstrap": "unknown"}
-            removed = True
-        elif len(location) >= 1 and location[0] in copied and location[0] not in ("entities", "systems"):
-            copied.pop(location[0])
-            removed = True
-        else:
-            return None
-    return copied if removed else None
+    return copied
 
 
 def _copy(data: Any) -> Any:
     if isinstance(data, Mapping):
         return {key: _copy(value) for key, value in data.items()}
     return [_copy(value) for value in data] if isinstance(data, list) else data
-
-
-def _remove(data: Any, path: list[int | str]) -> bool:
-    for part in path[:-1]:
-        if not isinstance(data, dict) or part not in data:
-            return False
-        data = data[part]
-    return isinstance(data, dict) and data.pop(path[-1], data) is not data
 
 
 # ── names and rules ───────────────────────────────────────────────────────────────────────────────────────────────────────────────

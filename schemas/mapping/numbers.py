@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from decimal import ROUND_HALF_UP, Context, Decimal
-from math import inf
+from math import inf, nextafter
 
 _PLAIN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?\Z")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,7})?\Z")
@@ -86,7 +86,21 @@ def float8_text(value: float) -> str:
     text = repr(value)
     if -1e15 < value < 1e15 and "e" not in text:
         return text[:-2] if text.endswith(".0") else text
+    if abs(value) > 2**53 and value not in (inf, -inf):
+        digits = len(text.partition("e")[0].rstrip("0.").lstrip("-").replace(".", ""))
+        while digits < 17 and _halfway(text, value, nextafter(value, inf), nextafter(value, -inf)):
+            digits += 1
+            text = f"{value:.{digits - 1}e}"
     return _float_text(text, 15)
+
+
+def _halfway(text: str, value: float, above: float, below: float) -> bool:
+    """Whether a text lies exactly between two floats: it would be read as the even one, but PostgreSQL does not print it so."""
+    if above == inf or below == -inf:
+        return False
+    number, exact = Decimal(text), Decimal(value)
+    neighbour = Decimal(above if number > exact else below)
+    return number != exact and _EXACT.multiply(_EXACT.subtract(number, exact), Decimal(2)) == _EXACT.subtract(neighbour, exact)
 
 
 def float4_text(value: float) -> str:
@@ -97,10 +111,19 @@ def float4_text(value: float) -> str:
     text = repr(value)
     while digits <= 9:
         text = f"{value:.{digits}g}"
-        if _FLOAT4.unpack(_FLOAT4.pack(min(max(float(text), -_FLOAT4_MAX), _FLOAT4_MAX)))[0] == value:
+        if _FLOAT4.unpack(_FLOAT4.pack(min(max(float(text), -_FLOAT4_MAX), _FLOAT4_MAX)))[0] == value and not (
+            abs(value) > 2**24 and _halfway(text, value, _neighbour4(value, 1), _neighbour4(value, -1))
+        ):
             break
         digits += 1
     return _float_text(text, 6)
+
+
+def _neighbour4(value: float, step: int) -> float:
+    """The next real above (1) or below (-1)."""
+    (bits,) = _FLOAT4_BITS.unpack(_FLOAT4.pack(value))
+    neighbour: float = _FLOAT4.unpack(_FLOAT4_BITS.pack(bits + (step if value > 0 else -step)))[0]
+    return neighbour
 
 
 _FLOAT4_MAX: float = _FLOAT4.unpack(_FLOAT4_BITS.pack(0x7F7FFFFF))[0]
@@ -130,8 +153,7 @@ def through_float8(text: str) -> str:
     value = float(text)
     if value in (inf, -inf) or (value == 0 and text != "0"):
         raise ValueError("is out of range for double precision")
-    short = repr(value)
-    return short[:-2] if short.endswith(".0") and "e" not in short and short != "-0.0" else normal_number(short)
+    return normal_number(float8_text(value))
 
 
 def through_float4(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from decimal import ROUND_HALF_UP, Context, Decimal
+from random import Random
 
 import psycopg
 import pytest
@@ -117,6 +118,21 @@ def test_only_whole_numbers_go_into_an_integer_column() -> None:
 def test_a_unit_can_be_undone(text: str, factor: str) -> None:
     there = multiplied(text, Decimal(factor))
     assert multiplied(there, 1 / Decimal(factor)) == text
+
+
+def test_random_floats_print_as_in_postgres(database: str) -> None:
+    random = Random(20)
+    doubles = [struct.unpack("<d", random.randbytes(8))[0] for _ in range(3000)]
+    doubles += [float(f"{random.randrange(1, 100)}e{random.randrange(16, 40)}") for _ in range(2000)]  # often half-way between two doubles
+    reals = [struct.unpack("<f", random.randbytes(4))[0] for _ in range(3000)]
+    reals += [
+        struct.unpack("<f", struct.pack("<f", float(f"{random.randrange(1, 100)}e{random.randrange(7, 30)}")))[0] for _ in range(2000)
+    ]
+    with psycopg.connect(database) as conn:
+        for kind, values, text in (("float8", doubles, float8_text), ("float4", reals, float4_text)):
+            finite = [value for value in values if math.isfinite(value)]
+            rows = conn.execute(f"SELECT v::text FROM unnest(%s::text[]::{kind}[]) AS v", [[repr(value) for value in finite]]).fetchall()
+            assert [text(value) for value in finite] == [printed for (printed,) in rows]
 
 
 def test_floats_print_as_in_postgres(database: str) -> None:
