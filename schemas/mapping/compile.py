@@ -610,7 +610,12 @@ class _SideCompiler:
             )
             return
         self._steps.append(
-            Step("python", _guarded(given.read, read), _guarded(given.write or given.read, write) if callable(write) else None, exact=False)
+            Step(
+                "python",
+                _guarded(given.read, read, kinds.NORMAL[self._kind]),
+                _guarded(given.write or given.read, write) if callable(write) else None,
+                exact=False,
+            )
         )
         self._at = self._kind
 
@@ -795,7 +800,7 @@ def _reading(kind: Kind) -> Callable[[Canonical], Canonical]:
     return lambda value: normal(kinds.as_text(value))
 
 
-def _guarded(path: str, function: Callable[[Canonical], object]) -> Callable[[Canonical], Canonical]:
+def _guarded(path: str, function: Callable[[Canonical], object], normal: kinds.Read | None = None) -> Callable[[Canonical], Canonical]:
     """A user's function: it may raise ValueError for a value it cannot take, and must give a text, a boolean or None."""
 
     def call(value: Canonical) -> Canonical:
@@ -804,7 +809,7 @@ def _guarded(path: str, function: Callable[[Canonical], object]) -> Callable[[Ca
             return given
         if not isinstance(given, str):
             raise ValueError(f"was turned into a {type(given).__name__} by {path}, expected text")
-        return kinds.write_text(given)
+        return given if normal is None else normal(kinds.write_text(given))
 
     return call
 

@@ -75,6 +75,9 @@ def codec_for(column: Column) -> Codec | None:
             return Codec("number", numbers.normal_number, lambda value: numbers.through_float4(cast(str, value)), lossless=False)
         case "boolean":
             return Codec("boolean", read_boolean, write_boolean)
+        case "character varying" if column.length is not None:
+            length = column.length
+            return Codec("text", None, lambda value: _fitting(write_text(value), length), lossless=False)
         case "character":
             return Codec("text", _unpadded, _write_unpadded, lossless=False)
         case "date":
@@ -118,6 +121,11 @@ def write_text(value: Canonical) -> str:
         except UnicodeEncodeError:
             raise ValueError("has half of a surrogate pair, which is no character") from None
     return text
+
+
+def _fitting(text: str, length: int) -> str:
+    """Too long is for the database to refuse; but spaces at the end that do not fit it takes off without a word, as SQL wants it."""
+    return text[:length] if len(text) > length and not text[length:].strip(" ") else text
 
 
 def _as_text(value: Canonical) -> str:
