@@ -22,13 +22,10 @@ from schemas.errors import SchemaError
 from schemas.mapping import Entity, Pipeline
 from schemas.metrics import BATCH_SIZE, CONFLICTS, State
 from schemas.serde import Codec
-from streams.chunks import Chunk, Record
-from streams.chunks_table import ChunkTable
 from streams.claims import Answer, Claim, Decided, Owner, on_claim
 from streams.letters import DeadLetters
 from streams.metrics import PART, Ends, count
-from streams.producer import Output
-from streams.transport import ChunkApp
+from streams.transport import Chunk, ChunkApp, ChunkTable, Output, Record
 
 logger = logging.getLogger(__name__)
 

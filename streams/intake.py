@@ -29,14 +29,11 @@ from schemas.errors import MappingError, NotAnEvent, SchemaError, UnknownSchema
 from schemas.mapping import Binding, Entity, Pipeline, event_columns
 from schemas.metrics import BATCH_SIZE, State
 from schemas.serde import Codec, schema_id_of
-from streams.chunks import Chunk, Record
-from streams.chunks_table import ChunkTable
 from streams.crosswalk import Crosswalk
 from streams.letters import DeadLetters
 from streams.metrics import PART, Ends, count
-from streams.producer import Output
 from streams.rows import Known, Place, RowChange, Step, on_answer, on_event, on_moved
-from streams.transport import ChunkApp
+from streams.transport import Chunk, ChunkApp, ChunkTable, Output, Record
 
 Columns = dict[str, str | None]
 ORIGIN_PREFIX = "concord_"  # of the replication origins that sinks write under

@@ -11,10 +11,8 @@ from schemas.errors import Refused
 from schemas.mapping import Pipeline
 from schemas.metrics import EVENTS, State
 from schemas.serde import Codec
-from streams.chunks import Record
 from streams.metrics import PART
-from streams.producer import Output
-from streams.transport import ChunkApp
+from streams.transport import ChunkApp, Output, Record
 
 logger = logging.getLogger(__name__)
 

@@ -20,14 +20,11 @@ from schemas.golden import GoldenRecord, golden_schema
 from schemas.mapping import Entity, Pipeline
 from schemas.metrics import BATCH_SIZE, CONFLICTS, State
 from schemas.serde import Codec
-from streams.chunks import Chunk, Record
-from streams.chunks_table import ChunkTable
 from streams.crosswalk import Crosswalk
 from streams.fold import End, Folded, Rules, ThingState, fold
 from streams.letters import DeadLetters
 from streams.metrics import PART, Ends, count
-from streams.producer import Output
-from streams.transport import ChunkApp
+from streams.transport import Chunk, ChunkApp, ChunkTable, Output, Record
 
 _POSITION = re.compile(r"[0-9A-F]{32}")
 _ENDS = {End.SUPERSEDED: State.SUPERSEDED, End.ECHO: State.ECHO, End.UNCHANGED: State.UNCHANGED}
