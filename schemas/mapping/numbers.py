@@ -153,6 +153,10 @@ def through_float8(text: str) -> str:
     value = float(text)
     if value in (inf, -inf) or (value == 0 and text != "0"):
         raise ValueError("is out of range for double precision")
+    if -1e15 < value < 1e15:
+        short = repr(value)
+        if "e" not in short:
+            return short[:-2] if short.endswith(".0") else short
     return normal_number(float8_text(value))
 
 

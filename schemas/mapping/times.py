@@ -180,6 +180,13 @@ def rounded_stamp(canonical: str, digits: int) -> str:
     if canonical in INFINITE or digits >= 6:
         return canonical
     step: int = 10 ** (6 - digits)
+    if canonical[4] == "-" and canonical[-1] != "C" and canonical[19] == ".":  # the years 1 to 9999
+        fraction = int(canonical[20:26])
+        if fraction % step == 0:
+            return canonical
+        near = (fraction + step // 2 - (canonical < "2000")) // step * step
+        if near < 1_000_000:
+            return f"{canonical[:20]}{near:06d}{canonical[26:]}"
     since = micros_of(canonical) - _Y2K
     since = (since + step // 2) // step * step if since >= 0 else -((-since + step // 2) // step * step)
     return _stamp(since + _Y2K, "Z" if "Z" in canonical else "")
