@@ -67,7 +67,10 @@ def read_document(text: str, environment: Mapping[str, str], name: str = "concor
         Problem(f"{name} line {line}", f"key {_shown(key, variables)!r} stands twice in one mapping", "keep one of them")
         for key, line in loader.duplicates
     ]
-    return _substitute(data, variables, environment, (), problems), problems
+    try:
+        return _substitute(data, variables, environment, (), problems), problems
+    except RecursionError:
+        raise ConfigError([Problem(name, "has an alias inside what it stands for, or is nested too deeply to be read")]) from None
 
 
 def _shown(text: str, variables: list[tuple[str, str | None] | None]) -> str:

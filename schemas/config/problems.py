@@ -270,8 +270,16 @@ def _entity_problems(name: str, entity: Entity, names: _Names) -> Iterator[Probl
     for field in entity.delete.soft:
         if field not in fields:
             yield Problem(f"{where}.delete.soft.{field}", f"there is no field {field!r}", did_you_mean(field, fields))
+        for system in sorted(entity.bindings.keys() - entity.fields[field].sides.keys()) if field in entity.fields else ():
+            what = f"{field} is not mapped in {system}, so a delete elsewhere could not be shown there"
+            yield Problem(f"{where}.delete.soft.{field}", what, f"map it in {system}")
     for field, rules in entity.fields.items():
         yield from _field_problems(f"{where}.fields.{field}", field, rules, name, bound, names)
+        owner = rules.owner or entity.owner
+        for system, side in rules.sides.items():
+            if not side.write and owner != system and len(rules.sides) > 1:
+                what = f"is never written in {system}, so an edit elsewhere would leave the systems different"
+                yield Problem(f"{where}.fields.{field}.{system}.write", what, f"say who decides: owner: {system}")
     for system, binding in entity.bindings.items():
         for column in binding.insert.keys() & binding.always.keys():
             yield Problem(

@@ -14,6 +14,8 @@ from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from typing import cast
 
+import orjson
+
 from schemas.catalog import Column, Table
 from schemas.change import Canonical
 from schemas.config import Binding as BindingConfig
@@ -22,7 +24,7 @@ from schemas.config import Entity as EntityConfig
 from schemas.config.model import Scalar
 from schemas.config.problems import did_you_mean
 from schemas.errors import ConfigError, MappingError, Problem
-from schemas.mapping import kinds, transforms
+from schemas.mapping import kinds, times, transforms
 from schemas.mapping.binding import Binding, Delete, Entity, Expr, FieldBinding, Kind, Pipeline, key_texts
 from schemas.mapping.transforms import Step
 
@@ -382,6 +384,9 @@ class _Compiler:
             if codec is None or column.generated:
                 self._problem(f"{where}.where.{name}", f"is a {column.type}, which change events do not carry", "use another column")
                 continue
+            if column.base == "json":
+                self._problem(f"{where}.where.{name}", "is json, which PostgreSQL cannot compare", "use jsonb, or another column")
+                continue
             before = len(self._problems)
             normal = [self._normal(f"{where}.where.{name}", codec.kind, value) for value in values]
             if len(self._problems) > before:
@@ -507,8 +512,6 @@ def _reference_binding(
         )
 
     def read_parts(texts: list[str | None]) -> Canonical:
-        import orjson
-
         if None in texts:
             return None
         return (
@@ -656,8 +659,6 @@ class _SideCompiler:
             self._at = "datetime"
             self._timezone()
         elif self._needs("timezone", "datetime"):
-            from schemas.mapping import times
-
             instant, naive = times.zoned(self._side.timezone)
             self._steps.append(
                 Step("timezone", lambda value: instant(cast(str, value)), lambda value: naive(cast(str, value)), exact=False)

@@ -423,7 +423,7 @@ def test_a_python_function_with_its_inverse() -> None:
         assert (read(erp, "abab"), written(erp, "ab")) == ("ab", "abab")
         with pytest.raises(MappingError, match="'abc' is not twice the same"):
             read(erp, "abc")
-    _, erp = a_mapping("text", "text", erp_side={"column": "b", "python": f"{here}:of_no_use", "write": False})
+    _, erp = a_mapping("text", "text", erp_side={"column": "b", "python": f"{here}:of_no_use", "write": False}, owner="erp")
     with pytest.raises(MappingError, match="float"):
         read(erp, "x")
 
@@ -431,12 +431,12 @@ def test_a_python_function_with_its_inverse() -> None:
 def test_a_python_function_without_an_inverse_is_refused_unless_it_only_reads() -> None:
     with pytest.raises(ConfigError, match="has no inverse"):
         a_mapping("text", "text", erp_side={"column": "b", "python": f"{__name__}:doubled"})
-    _, erp = a_mapping("text", "text", erp_side={"column": "b", "python": f"{__name__}:doubled", "write": False})
+    _, erp = a_mapping("text", "text", erp_side={"column": "b", "python": f"{__name__}:doubled", "write": False}, owner="erp")
     assert erp.writable == frozenset()
     assert erp.to_columns({"f": "x"}) == {}
     for path in ("nowhere:f", f"{__name__}:nothing", "json", f"{__name__}:NAME"):
         with pytest.raises(ConfigError, match="python"):
-            a_mapping("text", "text", erp_side={"column": "b", "python": path, "write": False})
+            a_mapping("text", "text", erp_side={"column": "b", "python": path, "write": False}, owner="erp")
 
 
 def test_a_value_is_read_from_the_first_column_and_written_to_all() -> None:

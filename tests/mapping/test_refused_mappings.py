@@ -99,7 +99,7 @@ def test_two_fields_that_write_one_column() -> None:
     assert found.where == "entities.customer.fields.title.erp"
     assert found.what == "name is written by the field name too"
     entity = {"crm": {"table": "account"}, "erp": {"table": "party"}}
-    fields = {**NAME, "title": {"crm": "code", "erp": {"column": "name", "write": False}}}
+    fields = {**NAME, "title": {"crm": "code", "erp": {"column": "name", "write": False}, "owner": "erp"}}
     compiled({"customer": {**entity, "fields": fields}}, crm=[ACCOUNT], erp=[PARTY])
 
 
