@@ -19,6 +19,8 @@ DAY = 86_400_000_000  # µs
 _EPOCH_ORDINAL = 719_163  # date(1970, 1, 1).toordinal()
 _EPOCH = datetime(1970, 1, 1)
 _FIRST_DAY, _LAST_DAY = 1 - _EPOCH_ORDINAL, date.max.toordinal() - _EPOCH_ORDINAL
+_LOWEST, _HIGHEST = (_FIRST_DAY + 2) * DAY, (_LAST_DAY - 2) * DAY  # what `datetime` can hold, with room for any zone
+_CYCLE = 146_097 * DAY  # 400 years: after it the calendar and the rules of a zone repeat
 _Y2K = 946_684_800_000_000  # PostgreSQL rounds away from its own epoch, 2000-01-01
 INFINITE = frozenset({"infinity", "-infinity"})
 
@@ -87,6 +89,9 @@ def normal_date(text: str) -> str:
 
 def stamp_text(micros: int) -> str:
     """µs since 1970 → PostgreSQL's text without a zone."""
+    if _LOWEST <= micros <= _HIGHEST:
+        text = (_EPOCH + timedelta(microseconds=micros)).isoformat(" ")
+        return text.rstrip("0") if len(text) > 19 else text
     days, rest = divmod(micros, DAY)
     day, era = _split(days)
     return f"{day} {clock_text(rest)}{era}"
@@ -266,10 +271,6 @@ def zoned(name: str) -> tuple[Callable[[str], str], Callable[[str], str]]:
         return _stamp(micros + offset // timedelta(microseconds=1), "")
 
     return instant, naive_of
-
-
-_CYCLE = 146_097 * DAY  # 400 years: after it the calendar and the rules of a zone repeat
-_LOWEST, _HIGHEST = (_FIRST_DAY + 2) * DAY, (_LAST_DAY - 2) * DAY
 
 
 def _in_range(micros: int) -> datetime:
