@@ -40,6 +40,7 @@ from connectors.sink.plan import (
     in_order,
     match_columns,
     match_texts,
+    named_after,
     supersedes,
     value_wait,
     wants_holders,
@@ -401,8 +402,8 @@ class Applier:
             record = task.record
             if self._system in record.targets and record.entity in self._tables:
                 links.setdefault(record.entity, []).append(record.link)
-                if (known := record.keys.get(self._system)) is not None:
-                    keys.setdefault(record.entity, []).append(known)
+                known = (record.keys.get(self._system), named_after(record.link, self._system))
+                keys.setdefault(record.entity, []).extend(key for key in known if key is not None)
         return [(entity, self._tables[entity].rows_of(self._system, of, keys.get(entity, []))) for entity, of in links.items()]
 
     def _take_rows(self, there: There, entity: str, found: Iterable[Sequence[Any]]) -> None:
@@ -473,6 +474,8 @@ class Applier:
             for write in wave.writes:
                 run.wrote[write.task] = None
                 run.changed[write.task.thing] = None
+                if write.then is not None:
+                    run.parks[write.task.thing] = write.then
             for end in wave.ends:
                 run.ends.append(end)
                 if end.state is not None and there.links.get(end.task.thing) != end.state:

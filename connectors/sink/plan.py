@@ -78,6 +78,8 @@ class Write:
     values: dict[str, Canonical]  # the fields among them, as they should come back
     state: LinkState
     again: bool = False  # a field had to be left out and is written in the next wave
+    made: frozenset[str] = frozenset()  # fields that an insert expression gives their value
+    then: Park | None = None  # a field had to be left out and waits
 
 
 @dataclass(slots=True, eq=False)
@@ -295,6 +297,15 @@ def unfit_text(columns: Mapping[str, str | None]) -> str | None:
     return None
 
 
+def named_after(link: str, system: str) -> str | None:
+    """The key of the row that a thing is named after, if that is a row of `system`."""
+    try:
+        of, key = parse_row_name(link)
+    except SchemaError:
+        return None
+    return key if of == system else None
+
+
 class _NoValue:
     """A held value that the mapping cannot read: equal to nothing."""
 
@@ -375,8 +386,10 @@ class Planner:
                 state.adjusted.pop(name, None)
             state.wrote[name] = now
         if write.op is Op.INSERT:
-            # what the database or an insert expression gave is of our making as well
-            state.wrote.update({name: now for name, now in held.items() if not isinstance(now, _NoValue)})
+            # what a default gave is of our making as well; what an insert expression gave is the system's own, an edit of it
+            state.wrote.update({name: now for name, now in held.items() if name not in write.made and not isinstance(now, _NoValue)})
+            for name in write.made:
+                state.wrote.pop(name, None)
 
 
 def _no_park(task: Task) -> Park:
@@ -415,11 +428,9 @@ class _Look:
 
     def _targeted(self, task: Task, entity: Entity, binding: Binding) -> Decision:
         record, thing = task.record, task.thing
-        key = self._own_key(record)
+        key = self._own_key(record, binding)
         state = self.there.links.get(thing, LinkState()).copy()
         row = None if key is None else self.there.rows.get((record.entity, key))
-        if row is not None and not binding.in_scope(row):
-            return End(task, State.OUT_OF_SCOPE, "its row here is not one of those that count")
         if not record.alive:
             return self._removal(task, entity, binding, state, key, row)
         if record.exists < state.version(EXISTS):
@@ -435,19 +446,22 @@ class _Look:
         state.applied[EXISTS] = record.exists
         return self._update(task, entity, binding, state, key, row)
 
-    def _own_key(self, record: GoldenRecord) -> str | None:
-        """The row that is this thing, if it is there: the crosswalk's, else the one merge knows. Brings the crosswalk up to date."""
+    def _own_key(self, record: GoldenRecord, binding: Binding) -> str | None:
+        """The row that is this thing, if it is there and counts: the crosswalk's, else the one merge knows, else the one that the thing is
+        named after. Brings the crosswalk up to date."""
         entity, link = thing = record.entity, record.link
         own = self.there.own.get(thing, {})
         known = record.keys.get(self.system)
         candidates = list(own)
-        if known is not None and known not in own and self.there.names.get((entity, self.system, known), link) == link:
-            candidates.append(known)
-        live = [key for key in candidates if (entity, key) in self.there.rows]
+        for other in (known, named_after(link, self.system)):
+            if other is not None and other not in candidates and self.there.names.get((entity, self.system, other), link) == link:
+                candidates.append(other)
+        live = [key for key in candidates if (row := self.there.rows.get((entity, key))) is not None and binding.in_scope(row)]
         stays = [key for key in live if own.get(key) is False] or live
         key = known if known in stays else (stays[0] if stays else None)
         for candidate in candidates:
-            self.there.enter((entity, self.system, candidate), link, gone=candidate != key)
+            if candidate in own or candidate in (key, known):
+                self.there.enter((entity, self.system, candidate), link, gone=candidate != key)
         return key
 
     # what is gone
@@ -466,16 +480,18 @@ class _Look:
         held = held_values(binding, row)
         # guard: an edit that merge has not seen; it will decide, and ask again
         seen = record.seen.get(self.system)
+        soft = {name: value for name, value in entity.delete.soft.items() if name in binding.columns}
         watched = [name for name in held if seen is None or name in seen or name in state.wrote]  # the others nobody has seen yet
+        if entity.delete.policy == "soft":
+            watched = list(soft)
         if not all(self._over_known(record, state, name, held) for name in watched):
             return End(task, State.SUPERSEDED, "an edit of it here is on its way")
         state.applied[EXISTS] = record.exists
         if entity.delete.policy == "propagate":
             return Write(task, Op.DELETE, key, {}, {}, state)
-        values = {name: value for name, value in entity.delete.soft.items() if name in binding.columns}
-        for name in values:
+        for name in soft:
             state.applied.pop(name, None)  # should it come back, its own values are news again
-        values = {name: value for name, value in values.items() if not binding.same(name, value, self._plain(held.get(name)))}
+        values = {name: value for name, value in soft.items() if not binding.same(name, value, self._plain(held.get(name)))}
         return self._written(task, Op.UPDATE, binding, state, key, row, values, State.UNCHANGED)
 
     # what is new here
@@ -486,9 +502,11 @@ class _Look:
         wanted = {name: value for name, value in record.values.items() if name in binding.columns and name in binding.writable}
         values: dict[str, Canonical] = {}
         again = False
+        # the insert expression makes it: a number out of the application's own sequence
+        made = frozenset(name for name in binding.generated if record.values.get(name) is None or entity.owner.get(name) == self.system)
         for name, value in wanted.items():
-            if name in binding.generated and (value is None or entity.owner.get(name) == self.system):
-                continue  # the insert expression makes it: a number out of the application's own sequence
+            if name in made:
+                continue
             found, missing = self._local(task, entity, binding, name, value)
             if missing is not None:
                 if not self._may_leave_out(binding, name, missing, task):
@@ -526,7 +544,7 @@ class _Look:
         }
         state.applied[EXISTS] = record.exists
         state.adjusted = {}
-        return Write(task, Op.INSERT, None, columns, values, state, again)
+        return Write(task, Op.INSERT, None, columns, values, state, again, made)
 
     def _match(self, entity: Entity, binding: Binding, values: Mapping[str, Canonical], record: GoldenRecord) -> tuple[str, ...] | None:
         full = {name: values.get(name, record.values.get(name)) for name in entity.match_on}
@@ -549,6 +567,7 @@ class _Look:
     def _update(self, task: Task, entity: Entity, binding: Binding, state: LinkState, key: str, row: Row) -> Decision:
         record = task.record
         held = held_values(binding, row)
+        before = state.copy()
         values: dict[str, Canonical] = {}
         end, again = State.SUPERSEDED, False
         for name, value in record.values.items():
@@ -562,8 +581,9 @@ class _Look:
             if missing is None and binding.same(name, found, self._plain(held.get(name))) and not isinstance(held.get(name), _NoValue):
                 state.applied[name] = version
                 continue
-            if entity.owner.get(name) == self.system and version.owned:
-                continue  # its owner's decision is never written to the owner
+            ours = name in state.wrote and state.wrote[name] == held.get(name)
+            if entity.owner.get(name) == self.system and version.owned and not ours:
+                continue  # its owner's decision is never written to the owner, but over a value of our own
             if not self._over_known(record, state, name, held):
                 end = State.SUPERSEDED  # guard: an edit that is on its way; merge decides on it and asks again
                 continue
@@ -576,6 +596,15 @@ class _Look:
             state.applied[name] = version
         if values and any(name in values for name in entity.match_on):
             taken = self._taken_by_another(task, entity, binding, key, values, held)
+            if isinstance(taken, Park):
+                for name in entity.match_on:  # they wait for the value; the rest is written
+                    if values.pop(name, None) is not None:
+                        state.applied[name] = before.version(name)
+                rest = self._written(task, Op.UPDATE, binding, state, key, row, values, end, again)
+                if isinstance(rest, Write):
+                    rest.then = taken
+                    return rest
+                return taken
             if taken is not None:
                 return taken
         return self._written(task, Op.UPDATE, binding, state, key, row, values, end, again)
