@@ -19,7 +19,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from connectors.postgres import session_conninfo, translated
+from connectors.postgres import concord_error, session_conninfo, translated
 from connectors.source.pgoutput import EPOCH_US
 from schemas.errors import Retriable
 from schemas.lsn import Lsn
@@ -41,18 +41,20 @@ class ReplicationStream:
 
     def receive(self) -> bytes | None:
         """The next message, None when nothing is there now. Raises Retriable when the stream has ended."""
-        with translated("reading the replication stream"):
-            pgconn = self.conn.pgconn
+        pgconn = self.conn.pgconn
+        try:  # not `translated`: this runs once a row
             count, data = pgconn.get_copy_data(1)
             if count == 0:
                 pgconn.consume_input()
                 count, data = pgconn.get_copy_data(1)
-                if count == 0:
-                    return None
             if count > 0:
                 return bytes(data)
+            if count == 0:
+                return None
             result = pgconn.get_result()
-            raise psycopg.OperationalError(result.get_error_message().strip() if result is not None else "the server ended it")
+            raise _error_of(result) if result is not None else psycopg.OperationalError("the server ended it")
+        except psycopg.Error as error:
+            raise concord_error(error, "reading the replication stream") from error
 
     def fileno(self) -> int:
         return int(self.conn.pgconn.socket)
@@ -69,6 +71,13 @@ class ReplicationStream:
     def close(self) -> None:
         """Ends the stream; the slot is free when the server has noticed."""
         self.conn.close()
+
+
+def _error_of(result: psycopg.pq.abc.PGresult) -> psycopg.Error:
+    """What the server said, as psycopg would raise it."""
+    state = result.error_field(psycopg.pq.DiagnosticField.SQLSTATE)
+    kind: type[psycopg.Error] = psycopg.errors.lookup(state.decode()) if state else psycopg.OperationalError
+    return kind(result.get_error_message().strip())
 
 
 def keepalive(message: bytes) -> tuple[int, bool]:
@@ -90,10 +99,7 @@ def open_stream(dsn: str, settings: Mapping[str, str], slot: str, publication: s
             pgconn.send_query(start.as_bytes(conn))
             result = pgconn.get_result()
             if result is None or result.status != psycopg.pq.ExecStatus.COPY_BOTH:
-                message = result.get_error_message().strip() if result is not None else "no answer"
-                state = result.error_field(psycopg.pq.DiagnosticField.SQLSTATE) if result is not None else None
-                failed: type[psycopg.Error] = psycopg.errors.lookup(state.decode()) if state else psycopg.OperationalError
-                raise failed(message)
+                raise _error_of(result) if result is not None else psycopg.OperationalError("no answer")
         except BaseException:
             conn.close()
             raise

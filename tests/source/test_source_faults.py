@@ -1,0 +1,328 @@
+"""The source under faults: nothing is lost, nothing is confirmed too early (I1), and what cannot be gone on from is said."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from connectors import concord_schema
+from connectors.postgres import connect
+from connectors.source import metrics
+from connectors.source.slot import create_slot, drop_slot, ensure_publication, slot_state, usable
+from connectors.source.snapshot import SnapshotStore
+from schemas.errors import Retriable, SlotLost, UnfitDatabase
+from tests.source.source_running import Record, a_source, run_sql, wait_for
+
+
+class Proxy:
+    """A TCP proxy in front of a service, to cut the line."""
+
+    def __init__(self, target: str) -> None:
+        host, port = target.rsplit(":", 1)
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._pairs: list[socket.socket] = []
+        self._open = True
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, work: object, *args: object) -> None:
+        thread = threading.Thread(target=work, args=args, daemon=True)  # type: ignore[arg-type]
+        thread.start()
+        self._threads.append(thread)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                ours, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self._open:
+                ours.close()
+                continue
+            theirs = socket.create_connection(self._target)
+            self._pairs += [ours, theirs]
+            self._start(self._pump, ours, theirs)
+            self._start(self._pump, theirs, ours)
+
+    @staticmethod
+    def _pump(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def cut(self) -> None:
+        self._open = False
+        for end in self._pairs:
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def mend(self) -> None:
+        self._open = True
+
+    def close(self) -> None:
+        self.cut()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(10)
+        for end in self._pairs:
+            end.close()
+
+
+@pytest.fixture
+def postgres_line(database: str) -> Iterator[tuple[Proxy, str]]:
+    info = psycopg.conninfo.conninfo_to_dict(database)
+    proxy = Proxy(f"{info['host']}:{info['port']}")
+    yield proxy, psycopg.conninfo.make_conninfo(database, host="127.0.0.1", port=str(proxy.port))
+    proxy.close()
+
+
+def confirmed(dsn: str, slot: str) -> int:
+    with psycopg.connect(dsn) as conn:
+        state = slot_state(conn, slot)
+    assert state is not None
+    return state.confirmed
+
+
+def end_of_log(dsn: str) -> int:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        row = conn.execute("SELECT (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::int8").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def ids(records: list[Record]) -> list[int]:
+    return [record.key["id"] for record in records]
+
+
+def test_a_cut_line_loses_nothing(postgres_line: tuple[Proxy, str], database: str, kafka: str, topic_prefix: str) -> None:
+    proxy, through = postgres_line
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY)")
+    with a_source(kafka, through, topic_prefix, ["t"]) as source:
+        source.snapshot_done(database)
+        for number in range(30):
+            run_sql(database, f"INSERT INTO t VALUES ({number})")
+            if number % 10 == 5:
+                proxy.cut()
+            if number % 10 == 8:
+                proxy.mend()
+        records = source.read(["t"], lambda found: {record.key["id"] for record in found} >= set(range(30)))
+        # what comes twice comes with the same position: the second is known as such (I3)
+        at: dict[int, str] = {}
+        for record in records:
+            if record.op == "c":
+                assert at.setdefault(record.key["id"], record.value["source"]["sequence"]) == record.value["source"]["sequence"]
+        assert sorted(at) == list(range(30))
+    assert source.error is None
+
+
+def test_I1_nothing_is_confirmed_that_kafka_has_not(database: str, kafka: str, topic_prefix: str) -> None:
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY)")
+    with a_source(kafka, database, topic_prefix, ["t"]) as source:
+        source.snapshot_done(database)
+        source.stop()
+        before = confirmed(database, source.settings.slot)
+        run_sql(database, "INSERT INTO t VALUES (1)")
+        commit = end_of_log(database)
+        source.source._topics.clear()
+    # a broker that is not there: the source streams, and Kafka acknowledges nothing
+    nowhere = "127.0.0.1:1"
+    with a_source(kafka, database, topic_prefix, ["t"], start=False, kafka={"bootstrap.servers": nowhere, "log_level": "0"}) as source:
+        source.source = _with_topics_known(source.settings, source.registry, [source.topic("t")])
+        thread = threading.Thread(target=source.source.run, daemon=True)
+        thread.start()
+        try:
+            wait_for(source.source.ready.is_set, "streaming")
+            wait_for(lambda: _active(database, source.settings.slot), "the slot is in use")
+            wait_for(lambda: _unacknowledged(source.settings.system) >= 1, "the row is on its way")
+            assert before <= confirmed(database, source.settings.slot) < commit
+        finally:
+            source.source.stop()
+            thread.join(60)
+        assert not thread.is_alive()
+        assert confirmed(database, source.settings.slot) < commit
+    # the broker is back: the row comes
+    with a_source(kafka, database, topic_prefix, ["t"]) as source:
+        assert 1 in ids(source.read(["t"], lambda found: any(record.key["id"] == 1 for record in found)))
+        wait_for(lambda: confirmed(database, source.settings.slot) >= commit, "the row is confirmed")
+
+
+def _with_topics_known(settings: object, registry: object, topics: list[str]) -> object:
+    from connectors.source.connector import Source
+
+    source = Source(settings, registry)  # type: ignore[arg-type]
+    source._topics.update(topics)
+    return source
+
+
+def _active(dsn: str, slot: str) -> bool:
+    with psycopg.connect(dsn) as conn:
+        state = slot_state(conn, slot)
+    return state is not None and state.active
+
+
+def _unacknowledged(system: str) -> float:
+    return metrics.UNACKNOWLEDGED.labels(system)._value.get()
+
+
+def test_an_idle_source_confirms_the_end_of_the_log(database: str, kafka: str, topic_prefix: str) -> None:
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE other (id int)")
+    with a_source(kafka, database, topic_prefix, ["t"]) as source:
+        source.snapshot_done(database)
+        run_sql(database, "INSERT INTO other SELECT generate_series(1, 1000)")
+        end = end_of_log(database)
+        wait_for(lambda: confirmed(database, source.settings.slot) >= end, "what is not ours is confirmed", 5)
+
+
+def test_stop_confirms_what_kafka_has(database: str, kafka: str, topic_prefix: str) -> None:
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY)")
+    with a_source(kafka, database, topic_prefix, ["t"]) as source:
+        source.snapshot_done(database)
+        run_sql(database, "INSERT INTO t SELECT generate_series(1, 100)")
+        source.read(["t"], lambda found: len(found) >= 100)
+        source.stop()
+        wait_for(lambda: not _active(database, source.settings.slot), "the slot is free")
+        source.start()
+        run_sql(database, "INSERT INTO t VALUES (101)")
+        assert ids(source.read(["t"], lambda found: len(found) >= 101)) == list(range(1, 102)), "nothing comes twice after a clean stop"
+
+
+def test_a_slot_that_was_there_and_is_gone_is_lost(database: str) -> None:
+    slot = database.rsplit("/", 1)[1]
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY)")
+    with connect(database) as conn:
+        concord_schema.ensure(conn)
+        store = SnapshotStore(conn, slot)
+        ensure_publication(conn, slot, [("public", "t")])
+        assert not usable(slot_state(conn, slot), slot, store.any())
+        create_slot(conn, slot)
+        store.add([("public", "t")])
+        assert usable(slot_state(conn, slot), slot, store.any())
+        drop_slot(conn, slot)
+        with pytest.raises(SlotLost, match=r"is gone: changes since then are missing"):
+            usable(slot_state(conn, slot), slot, store.any())
+
+
+def test_somebody_elses_slot_is_refused(database: str) -> None:
+    slot = database.rsplit("/", 1)[1]
+    with connect(database) as conn:
+        conn.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", (slot,))
+        with pytest.raises(UnfitDatabase, match="test_decoding"):
+            usable(slot_state(conn, slot), slot, False)
+
+
+def test_told_to_stop_on_a_lost_slot_it_stops(database: str, kafka: str, topic_prefix: str) -> None:
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY)")
+    with a_source(kafka, database, topic_prefix, ["t"], on_lost_slot="stop") as source:
+        source.snapshot_done(database)
+        source.stop()
+        run_sql(database, f"SELECT pg_drop_replication_slot('{source.settings.slot}')")
+        source.start()
+        assert isinstance(source.error, SlotLost)
+        source.source.ready.set()
+
+
+def test_after_a_lost_slot_every_row_is_read_again_and_vanished_linked_rows_come_out_as_deletes(
+    database: str, kafka: str, topic_prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY, a text)", "INSERT INTO t SELECT g, 'old' FROM generate_series(1, 5) g")
+    linked = {("public", "t"): (("thing", lambda key: {"id": key}),)}
+    with a_source(kafka, database, topic_prefix, ["t"], linked=linked) as source:
+        source.snapshot_done(database)
+        source.stop()
+        run_sql(
+            database,
+            "INSERT INTO concord.key (entity, system, key, link, gone) SELECT 'thing', "
+            f"'{topic_prefix}', g::text, 'x:' || g, g = 6 FROM generate_series(1, 6) g",
+            "DELETE FROM t WHERE id IN (2, 4)",
+            "UPDATE t SET a = 'new' WHERE id = 3",
+            f"SELECT pg_drop_replication_slot('{source.settings.slot}')",
+        )
+        source.start()
+        records = source.read(["t"], lambda found: len(found) >= 5 + 3 + 4)[5:]
+        source.snapshot_done(database)
+    assert [(record.op, record.key["id"]) for record in records] == [("r", 1), ("r", 3), ("r", 5), ("d", 2), (None, 2), ("d", 4), (None, 4)]
+    assert records[1].value["after"]["a"] == "new"
+    assert records[3].value["before"] == {"id": 2, "a": None}
+    assert re.search(r"slot \w+ is gone", caplog.text)
+
+
+def test_a_mapped_column_that_disappears_is_said_and_the_stream_goes_on(
+    database: str, kafka: str, topic_prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY, a text, b text)", "CREATE TABLE other (id int PRIMARY KEY)")
+    with a_source(kafka, database, topic_prefix, {"t": {"id", "a"}, "other": set()}) as source:
+        source.snapshot_done(database)
+        run_sql(database, "ALTER TABLE t RENAME a TO c", "INSERT INTO t VALUES (1, 'x', 'y')", "INSERT INTO other VALUES (1)")
+        records = source.read(["t", "other"], lambda found: len(found) >= 2)
+        assert [record.value["after"] for record in records] == [{"id": 1, "c": "x", "b": "y"}, {"id": 1}]
+        assert metrics.MISSING_COLUMNS.labels(topic_prefix, "public.t")._value.get() == 1
+        assert re.search(r"mapped columns are not in the table any more: a;", caplog.text)
+        run_sql(database, "ALTER TABLE t RENAME c TO a", "INSERT INTO t VALUES (2, 'x', 'y')")
+        source.read(["t"], lambda found: len(found) >= 2)
+        assert metrics.MISSING_COLUMNS.labels(topic_prefix, "public.t")._value.get() == 0
+
+
+def test_a_catalog_ahead_of_the_log_is_no_trouble(database: str, kafka: str, topic_prefix: str) -> None:
+    """The changes were made before the schema changes that the catalog already tells."""
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY, a text, b int, c text)", "CREATE TABLE gone (id int PRIMARY KEY)")
+    with a_source(kafka, database, topic_prefix, ["t", "gone"]) as source:
+        source.snapshot_done(database)
+        source.stop()
+        run_sql(
+            database,
+            "INSERT INTO t VALUES (1, NULL, 7, 'x')",
+            "INSERT INTO gone VALUES (1)",
+            "DROP TABLE gone",
+            "UPDATE t SET a = 'set'",
+            "ALTER TABLE t ALTER a SET NOT NULL",
+            "ALTER TABLE t ALTER b TYPE text",
+            "ALTER TABLE t RENAME c TO d",
+            "INSERT INTO t VALUES (2, 'y', 'seven', 'z')",
+            "CREATE TABLE gone (id int PRIMARY KEY)",
+        )
+        source.start()
+        records = source.read(["t", "gone"], lambda found: len(found) >= 4)
+    assert [record.value["after"] for record in records] == [
+        {"id": 1, "a": None, "b": 7, "c": "x"},
+        {"id": 1, "a": "set", "b": 7, "c": "x"},
+        {"id": 2, "a": "y", "b": "seven", "d": "z"},
+        {"id": 1},
+    ]
+
+
+def test_an_unreachable_database_is_tried_again_until_it_is_there(postgres_line: tuple[Proxy, str], database: str, kafka: str, topic_prefix: str) -> None:
+    proxy, through = postgres_line
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
+    proxy.cut()
+    with a_source(kafka, through, topic_prefix, ["t"], start=False) as source:
+        starting = threading.Thread(target=source.start, daemon=True)
+        starting.start()
+        wait_for(lambda: metrics.RECONNECTS.labels(topic_prefix)._value.get() >= 1, "it was tried")
+        proxy.mend()
+        starting.join(60)
+        assert ids(source.read(["t"], lambda found: len(found) >= 1)) == [1]
+    assert source.error is None
+
+
+def test_errors_are_told_apart_by_their_code(database: str) -> None:
+    with connect(database) as conn, pytest.raises(UnfitDatabase):
+        create_slot(conn, "not a slot name!")
+    with pytest.raises(Retriable):
+        connect("postgresql://nobody@127.0.0.1:1/nowhere")
