@@ -37,12 +37,14 @@ _NOT_NOW = {
     KafkaError._TRANSPORT,
     KafkaError._WAIT_COORD,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_CONTROLLER,
     KafkaError.NOT_COORDINATOR,
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
 }
 
@@ -92,7 +94,11 @@ class Cluster:
         wanted = set(topics)
         with translated(f"listing topics at {self._kafka.bootstrap}"):
             found = self._admin.list_topics(timeout=ANSWER_SECONDS).topics
-        return {name: len(told.partitions) for name, told in found.items() if name in wanted and told.error is None}
+            there = {name: told for name, told in found.items() if name in wanted}
+            for told in there.values():
+                if told.error is not None:
+                    raise KafkaException(told.error)  # it is there and cannot be asked now: not the same as not there
+        return {name: len(told.partitions) for name, told in there.items()}
 
     def ends(self, topics: Iterable[str]) -> dict[Partition, tuple[int, int]]:
         """(first, next) offset of each partition of those topics that exist."""
@@ -175,10 +181,10 @@ class Cluster:
                 consumer.assign([TopicPartition(*at, max(low, high - share) if newest else low) for at, (low, high) in ends.items()])
                 left = dict.fromkeys(ends, share)
                 while left:
-                    messages = consumer.consume(1_000, ANSWER_SECONDS)
-                    if not messages:
+                    first = consumer.poll(ANSWER_SECONDS)
+                    if first is None:
                         raise Retriable(f"reading topic {topic}: no answer within {ANSWER_SECONDS:g} s")
-                    for message in messages:
+                    for message in (first, *consumer.consume(1_000, 0)):
                         at = (topic, message.partition() or 0)
                         problem = message.error()
                         if problem is not None:

@@ -115,11 +115,12 @@ class World:
     def secret_in(text: str) -> bool:
         return "s3cret" in text
 
-    def prepare(self) -> None:
+    def prepare(self, topics: bool = True) -> None:
         """What `concord up` would have made, without slots."""
         for connection in self.db.values():
             concord_schema.ensure(connection)
-        ensure_topics(self.config)
+        if topics:
+            ensure_topics(self.config)
 
     def cluster(self) -> Cluster:
         return Cluster(self.config.kafka)
