@@ -102,9 +102,9 @@ def up(
     """
     home = home.resolve()
     with _used(home / run) as users:
-        state = _up(home, run, kafka, postgres, fsync, ephemeral=False, kept=True, progress=progress)
+        state = _up(home, run, kafka, postgres, fsync, ephemeral=False, progress=progress)
         if not state.kept:
-            os.kill(state.guard_pid, signal.SIGUSR1)  # whoever started it is one user among others now
+            os.kill(state.guard_pid, signal.SIGUSR1)  # only now: had we been killed before, nothing would stay
             _wait(lambda: (now := load_state(home / run)) is not None and now.kept, 10, "the guard does not answer")
             state = replace(state, kept=True)
         users.close()
@@ -129,7 +129,7 @@ def running(
     if ephemeral:
         _forget_dead_runs(home)
     with _used(folder) as users:
-        state = _up(home, run, kafka, postgres, fsync, ephemeral=ephemeral, kept=False, progress=progress)
+        state = _up(home, run, kafka, postgres, fsync, ephemeral=ephemeral, progress=progress)
         try:
             yield state
         finally:
@@ -179,7 +179,7 @@ def clean(home: Path, progress: Progress = _silent) -> None:
 
 
 def _up(
-    home: Path, run: str, kafka: bool, postgres: Sequence[int | None], fsync: bool, *, ephemeral: bool, kept: bool, progress: Progress
+    home: Path, run: str, kafka: bool, postgres: Sequence[int | None], fsync: bool, *, ephemeral: bool, progress: Progress
 ) -> StackState:
     folder = home / run
     installs = _postgres.choose(postgres, _postgres.installs()) if postgres else ()
@@ -210,7 +210,6 @@ def _up(
         user=user,
         fsync=fsync,
         ephemeral=ephemeral,
-        kept=kept,
     ).save()
     _start_guard(folder, progress)
     state = load_state(folder)
@@ -234,7 +233,7 @@ def _start_guard(folder: Path, progress: Progress) -> None:
             env={**os.environ, "PYTHONPATH": path},
         )
     assert guard.stdout
-    with guard.stdout:
+    with guard.stdout, _ended_if_we_do_not_wait(guard):
         for line in guard.stdout:
             message = json.loads(line)
             if "say" in message:
@@ -247,6 +246,18 @@ def _start_guard(folder: Path, progress: Progress) -> None:
                 return
     guard.wait(STOP_SECONDS + 10)
     raise StackError(f"the guard of the stack ended without a word (status {guard.returncode}): see {folder / 'guard.log'}")
+
+
+@contextlib.contextmanager
+def _ended_if_we_do_not_wait(guard: subprocess.Popen[str]) -> Iterator[None]:
+    """Ctrl-C while the servers start takes them along, and returns when they have ended."""
+    try:
+        yield
+    except BaseException:
+        if guard.poll() is None:
+            guard.terminate()
+            guard.wait(STOP_SECONDS + 10)
+        raise
 
 
 _left_alone: list[subprocess.Popen[str]] = []  # guards we started; kept, or Popen would warn that they still run

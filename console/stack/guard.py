@@ -6,9 +6,8 @@ No server outlives what it was started for, however that ends:
 
 - A command that uses the run holds a shared lock on `in-use`. The kernel lets go of it when the command ends, kill -9 included. The
   guard waits for the exclusive lock: when it gets that, nobody uses the run any more, and it stops all.
-- The guard of a run that is *kept* (`concord stack up`) does not wait for that lock, only for SIGTERM (`concord stack down`).
+- SIGUSR1 makes a run a *kept* one (`concord stack up`, once all is up): it stays until SIGTERM (`concord stack down`).
 - A guard that is killed takes the servers with it: each asked the kernel for a signal at its parent's death (Linux).
-- SIGUSR1 makes a run a kept one.
 
 The guard writes to its standard output, one JSON object a line, `{"say": …}` while it sets up, then `{"ready": true}` or
 `{"failed": why}`; nothing after that. It has a session of its own, so that Ctrl-C in a terminal reaches the command, which then
@@ -73,7 +72,7 @@ class Guard:
         self.say = say
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.servers: list[Server] = []
-        self.kept = spec.kept
+        self.kept = False
 
     # 1. set up what a first start needs, all at the same time
 
@@ -94,8 +93,11 @@ class Guard:
                     shutil.chown(data, self.spec.user)
                 command = postgres.initdb_command(Path(binaries), data, self.spec.fsync)
                 steps.append(self._step(f"postgres-{major}", data, command, self.spec.user))
+        deadline = time.monotonic() + START_SECONDS
         for name, data, process, log in steps:
-            if process.wait(START_SECONDS):
+            while process.poll() is None and time.monotonic() < deadline:
+                self._pause()
+            if process.returncode != 0:  # None: not in time, and it ends with us
                 raise StackError(f"{name} could not be set up in {data}:\n{_tail(log)}")
             _made(data).touch()
         for major in self.spec.postgres:
@@ -155,7 +157,13 @@ class Guard:
                     raise StackError(f"{server.name} ended while it started (status {server.process.returncode}):\n{_tail(server.log)}")
                 if time.monotonic() > deadline:
                     raise StackError(f"{server.name} did not answer in {START_SECONDS:g} s:\n{_tail(server.log)}")
-                time.sleep(0.02)
+                self._pause()
+
+    def _pause(self) -> None:
+        """A moment, while starting; being told to stop ends it."""
+        with contextlib.suppress(queue.Empty):
+            if self.events.get(timeout=0.02) is Event.STOP:
+                raise StackError("told to stop before all was up")
 
     def _start(self, command: list[str], log: Path, user: str | None, at_our_death: signal.Signals) -> subprocess.Popen[bytes]:
         options: dict[str, Any] = {}

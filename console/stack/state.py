@@ -89,7 +89,6 @@ class Spec:
     user: str | None  # whom PostgreSQL runs as; None: as ourselves
     fsync: bool
     ephemeral: bool  # leaves no folder behind and need not end tidily
-    kept: bool
 
     @property
     def folder(self) -> Path:

@@ -112,6 +112,18 @@ def test_nothing_outlives_a_command_that_is_killed(home: Path, number: signal.Si
 
 @needs_kafka
 @needs_postgres
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_nothing_outlives_a_command_that_is_killed_while_it_starts_servers(home: Path, number: signal.Signals) -> None:
+    program = "import sys; from pathlib import Path; from console import stack; stack.up(Path(sys.argv[1]), fsync=False)"
+    command = subprocess.Popen([sys.executable, "-c", program, str(home)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    wait_until(lambda: any("kafka.Kafka" in line for line in processes_of(home)), "Kafka does not start")
+    command.send_signal(number)
+    command.wait(30)
+    wait_until(lambda: not processes_of(home), "servers outlive the command that started them")
+
+
+@needs_kafka
+@needs_postgres
 def test_nothing_outlives_a_guard_that_is_killed(home: Path) -> None:
     with stack.running(home, postgres=ONE, fsync=False) as state:
         os.kill(state.guard_pid, signal.SIGKILL)
