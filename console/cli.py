@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import orjson
@@ -24,6 +24,9 @@ from rich.console import Console
 from console import logs
 from console.parts import Busy, Stopped, being, end_with_supervisor, raise_stopped, stop_on_signals
 from schemas.errors import ConcordError, ConfigError
+
+if TYPE_CHECKING:
+    from console.stack import StackState
 
 logger = logging.getLogger(__name__)
 
@@ -381,6 +384,80 @@ def dead_show(file: Path, debug: bool, as_json: bool, letter_id: str) -> int:
     told = letters.opened(config, letter)
     say_json(told) if as_json else letters.show_one(told, screen())
     return OK
+
+
+# --- the embedded stack -----------------------------------------------------------------------------------------------------------
+
+
+@cli.group("stack")
+def stack() -> None:
+    """An embedded Kafka and two PostgreSQL servers, for trying out. Needs Java 17+ and Maven, no Docker.
+
+    \b
+      concord stack up
+      concord stack status --json
+      concord stack down
+    """
+
+
+HOME = click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".concord"),
+    show_default=True,
+    help="Where it keeps everything.",
+)
+
+
+@command(stack, "up", report=True)
+@HOME
+def stack_up(file: Path, debug: bool, as_json: bool, home: Path) -> int:
+    """Start the servers, or find them running. They stay until `concord stack down`."""
+    from console import stack as embedded
+
+    state = embedded.up(home, progress=lambda line: click.echo(line, err=True))
+    _say_stack(state, as_json)
+    return OK
+
+
+@command(stack, "down", report=True)
+@HOME
+def stack_down(file: Path, debug: bool, as_json: bool, home: Path) -> int:
+    """Stop the servers. What they hold stays for the next time."""
+    from console import stack as embedded
+
+    was_up = embedded.down(home, progress=lambda line: click.echo(line, err=True))
+    say_json({"was_up": was_up}) if as_json else click.echo("stopped" if was_up else "nothing was running")
+    return OK
+
+
+@command(stack, "status", report=True)
+@HOME
+def stack_status(file: Path, debug: bool, as_json: bool, home: Path) -> int:
+    """What runs, and where. 1 when it does not run, or does not answer."""
+    from console import stack as embedded
+
+    state = embedded.status(home)
+    _say_stack(state, as_json)
+    return OK if state is not None and state.alive else NOT_OK
+
+
+def _say_stack(state: StackState | None, as_json: bool) -> None:
+    if as_json:
+        say_json({"alive": state is not None and state.alive, "stack": None if state is None else state.as_json()})
+        return
+    if state is None:
+        click.echo("not running: concord stack up")
+        return
+    out = screen()
+    if state.kafka is not None:
+        out.print(f"{'Kafka ' + state.kafka.version:<18}{_alive(state.kafka.alive)}  {state.kafka.bootstrap}", soft_wrap=True)
+    for server in state.postgres:
+        out.print(f"{'PostgreSQL ' + server.version:<18}{_alive(server.alive)}  {server.dsn}", soft_wrap=True)
+
+
+def _alive(alive: bool) -> str:
+    return "[green]up  [/]" if alive else "[red]down[/]"
 
 
 def main() -> None:
