@@ -33,23 +33,7 @@ ALONE = 3  # a record that failed this often on its own is poison
 SPLIT = 8  # a failed chunk comes back in this many parts: 2,000 records are down to one in four steps
 
 
-class Record(Protocol):
-    """A record as the client read it (aiokafka's ConsumerRecord); key and value are bytes as they are in Kafka."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp(self) -> int: ...  # milliseconds since 1970
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+FULL_CHUNKS = 10  # this many wait before a partition is read no further
 
 
 class Undo(Protocol):
@@ -63,7 +47,7 @@ class Forgotten(Exception):
 
 
 class Chunk(Sequence[Any]):
-    """Records of one partition, in order: a sequence of `Record`."""
+    """Records of one partition, in order: a sequence of `chunks_reader.Record`."""
 
     __slots__ = ("acked", "begun", "changes", "flushing", "partition", "records", "stale", "topic", "tp")
 
@@ -149,6 +133,7 @@ class Ledger:
         self.failed: dict[TP, Failure] = {}
         self.epoch = 0  # grows when positions are forgotten: a look-up begun before is void
         self._begun = 0
+        self._full: set[TP] = set()  # too much waits; read on when less than a chunk does
 
     # reading ------------------------------------------------------------------------------------------------------------------------
 
@@ -158,7 +143,14 @@ class Ledger:
         if failure is not None and failure.until > self.clock():
             return False
         waiting = sum(len(chunk) for chunk in self.inflight.get(tp, ()) if not chunk.begun)
-        return waiting < 2 * self.chunk_size
+        if tp in self._full:
+            if waiting >= self.chunk_size:
+                return False
+            self._full.discard(tp)
+        elif waiting >= FULL_CHUNKS * self.chunk_size:
+            self._full.add(tp)
+            return False
+        return True
 
     def hand_out(self, tp: TP, records: list[Any]) -> list[Chunk]:
         """New chunks of `records`; the youngest chunk grows first if nobody has begun it. Records before `next` are left out."""

@@ -204,13 +204,15 @@ class ChunkTable(Table[str, V], Generic[V]):
     def persisted_offset(self, tp: TP) -> int | None:
         return self._offsets.get(tp.partition)
 
-    async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
-        kept = {tp.partition for tp in active_tps | standby_tps}
+    async def on_rebalance(self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0) -> None:
+        # Here, not when recovery is completed as Faust's memory store does: a recovery that is overtaken by the next rebalance
+        # would drop by one assignment what was restored by another.
+        kept = {tp.partition for tp in assigned if tp.topic == self.changelog_topic_name}
         for partition in self._partitions.keys() - kept:
             del self._partitions[partition]
         for partition in self._offsets.keys() - kept:
             del self._offsets[partition]
-        await super().on_recovery_completed(active_tps, standby_tps)
+        await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
 
 
 class ChunkRecovery(Recovery):
@@ -221,6 +223,10 @@ class ChunkRecovery(Recovery):
     def _set_recovery_started(self) -> None:
         super()._set_recovery_started()
         self.signal_recovery_end.clear()  # else the end of the previous recovery ends this one too, with partitions not restored
+
+    def _add(self, table: Any, tp: TP, offsets: Any) -> None:
+        self.tp_to_table[tp] = table
+        offsets[tp] = table.persisted_offset(tp)  # the table knows what it holds; Faust goes by what recovery once read
 
     @Service.task
     async def _slurp_changelogs(self) -> None:

@@ -15,8 +15,8 @@
 
 Where a record goes:
 
-    aiokafka's thread   Fetcher ── a fetched run of a partition ──▶ ConsumerThread.fetch
-                                                                        │
+    the reader's thread Reader (librdkafka) ── a run of a partition ────┐          (aiokafka, in a thread: membership, commits)
+                                                                        ▼
     the event loop      Consumer._drain_once ── Ledger.hand_out ── chunks ──▶ Lane (one per agent and partition number) ──▶ your function
                             ▲                                                   │ deliver: outputs ──┐
                             └── changelog runs ──▶ ChunkRecovery ──▶ ChunkTable │ flush: table ──────┤ ChunkProducer (librdkafka)
@@ -45,8 +45,9 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from schemas.errors import ConcordError
-from streams.chunks import FAUST_LOGGER, Chunk, Forgotten, Ledger, Record, current_chunk
+from streams.chunks import FAUST_LOGGER, Chunk, Forgotten, Ledger, current_chunk
 from streams.chunks_agent import ChunkAgent, Handler, Lane
+from streams.chunks_reader import Reader, Record
 from streams.chunks_table import ChunkRecovery, ChunkTable, ChunkTableManager, changelog_records
 from streams.producer import ChunkProducer, Delivered, DeliveryFailed, Output
 
@@ -77,78 +78,23 @@ class UnfitTopics(ConcordError):
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """aiokafka in a thread of its own, so that heartbeats go on while the event loop works."""
+    """aiokafka in a thread of its own, so that heartbeats go on while the event loop works. It reads no records (`Reader`)."""
 
     logger = FAUST_LOGGER
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._nudged = False
-        self._sleeper: asyncio.Future[None] | None = None
-        self._paused_for: tuple[Any, frozenset[TP]] | None = None
-
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = cast("ChunkApp", self.app).fetch_max_wait_ms  # Faust hard-codes 1,500
-        return consumer
 
     def call(self, work: Awaitable[Any]) -> asyncio.Future[Any]:
         """Run a coroutine in the thread; cheaper than Faust's method queue, and it can be cancelled."""
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(cast(Any, work), self.thread_loop))
 
-    def nudge(self) -> None:
-        """From any thread: a waiting fetch returns at once, since what it was asked for has changed."""
-        with contextlib.suppress(RuntimeError):  # the thread's loop is closed: nobody waits
-            self.thread_loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
-        self._nudged = True
-        if self._sleeper is not None and not self._sleeper.done():
-            self._sleeper.set_result(None)
-
-    async def fetch(self, tps: set[TP], active: set[TP], seeks: Mapping[TP, int], timeout: float) -> Mapping[Any, list[Any]] | None:
-        """What is there of `tps`, by partition; waits for it, at most `timeout` seconds. None: they are not all ours now.
-
-        `active` is what may be read from the broker, also ahead; all other partitions (changelogs, once recovered) are paused.
-        """
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         consumer = self._ensure_consumer()
-        fetcher, subscriptions = consumer._fetcher, consumer._subscription
-        if consumer._closed or fetcher._closed:
-            raise ConsumerStoppedError
-        if subscriptions.reassignment_in_progress or not tps <= consumer.assignment():
-            return None
-        self._pause_all_but(active, consumer)
-        for tp, offset in seeks.items():
-            consumer.seek(driver.ensure_aiokafka_TP(tp), offset)
-        with subscriptions.fetch_context():
-            if tps and (found := await fetcher.fetched_records(tps)):
-                return cast("Mapping[Any, list[Any]]", found)
-            if not self._nudged:
-                self._sleeper = self.thread_loop.create_future()
-                arrived = fetcher._create_fetch_waiter()
-                try:
-                    await asyncio.wait([arrived, self._sleeper], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    arrived.cancel()
-                    self._sleeper = None
-            self._nudged = False
-            if fetcher._closed:
-                raise ConsumerStoppedError
-            if not tps or subscriptions.reassignment_in_progress:
-                return {}
-            return cast("Mapping[Any, list[Any]]", await fetcher.fetched_records(tps))
+        consumer.pause(*consumer.assignment())  # the reader reads; aiokafka is our membership of the group
+        await super().on_partitions_assigned(assigned, generation_id)
 
-    def _pause_all_but(self, active: set[TP], consumer: Any) -> None:
-        assignment = consumer._subscription.subscription.assignment
-        wanted = (assignment, frozenset(active))
-        if self._paused_for == wanted:
-            return
-        for tp in consumer.assignment():
-            if tp in active:
-                consumer._subscription.resume(tp)
-            else:
-                consumer._subscription.pause(tp)
-        self._paused_for = wanted
+    def keep_alive(self) -> None:
+        """Tell aiokafka that we read, else it takes us for stuck and leaves the group."""
+        with self._ensure_consumer()._subscription.fetch_context():
+            pass
 
     async def start_offsets(self, tps: Iterable[TP]) -> tuple[dict[TP, int], dict[TP, int]]:
         """Where to start reading: the committed offset, else by auto_offset_reset, but never before the first record there is.
@@ -182,6 +128,8 @@ class Consumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.ledger = Ledger(cast("ChunkApp", self.app).chunk_size)
+        self._reader: Reader | None = None
+        self._gaps: dict[TP, tuple[int, int]] = {}
         self.settled = asyncio.Event()  # a lane put down its chunk
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -192,13 +140,29 @@ class Consumer(driver.Consumer):
             thread._close_thread_loop_on_stop = True
         return thread
 
+    @property
+    def reader(self) -> Reader:
+        if self._reader is None:
+            self._reader = cast("ChunkApp", self.app).new_reader()
+        return self._reader
+
+    def nudge(self) -> None:
+        """What is to be read has changed."""
+        if self._reader is not None:
+            self._reader.nudge()
+
+    async def on_shutdown(self) -> None:
+        await super().on_shutdown()
+        if self._reader is not None:
+            await asyncio.to_thread(self._reader.close)
+
     # what the lanes report ----------------------------------------------------------------------------------------------------------
 
     def begin(self, chunk: Chunk) -> None:
         was_full = not self.ledger.wants(chunk.tp)
         self.ledger.begin(chunk)
         if was_full:
-            self._thread.nudge()
+            self.nudge()
 
     def finish(self, chunk: Chunk) -> None:
         if self.ledger.finish(chunk):
@@ -207,7 +171,7 @@ class Consumer(driver.Consumer):
     def give_back(self, agent: str, chunk: Chunk, error: BaseException, *, retriable: bool) -> None:
         """The agent failed: the chunk comes back, later."""
         failure = self.ledger.give_back(chunk, error, retriable=retriable)
-        self._thread.nudge()
+        self.nudge()
         if failure is not None:
             wait = max(0.0, failure.until - self.ledger.clock())
             logger.error("agent %s failed on %r (%d in a row), again in %.1f s", agent, chunk, failure.count, wait, exc_info=error)
@@ -233,11 +197,11 @@ class Consumer(driver.Consumer):
 
     def resume_flow(self) -> None:
         super().resume_flow()
-        self._thread.nudge()
+        self.nudge()
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         super().resume_partitions(tps)
-        self._thread.nudge()
+        self.nudge()
 
     async def perform_seek(self) -> None:
         """Start again at the committed offsets: the drain loop looks them up."""
@@ -302,26 +266,34 @@ class Consumer(driver.Consumer):
         lost = {tp for tp in active if tp not in ledger.next}
         if lost:
             await self._look_up(lost)
-        wanted = {tp for tp in active if tp in ledger.next and ledger.wants(tp)}
-        starts = {tp: ledger.next[tp] for tp in wanted}
-        seeks = {tp: starts[tp] for tp in wanted & ledger.rewind}
-        ledger.rewind -= seeks.keys()
-        retries = [failure.until - ledger.clock() for tp, failure in ledger.failed.items() if tp in active and tp not in wanted]
-        try:
-            fetched = await self._thread.call(self._thread.fetch(wanted, active, seeks, max(0.0, min([IDLE_SECONDS, *retries]))))
-        except BaseException:
-            ledger.rewind |= wanted
-            raise
-        if fetched is None:  # a rebalance is under way
-            ledger.rewind |= wanted
-            await asyncio.sleep(0.01)
-            return
-        for key, records in fetched.items():
-            tp = TP(key.topic, key.partition)
-            if self.flow_active and ledger.next.get(tp) == starts[tp] and tp not in ledger.rewind:
-                self._hand_out(tp, records)
-            else:
+        positions = {tp: ledger.next[tp] for tp in active if tp in ledger.next and ledger.wants(tp)}
+        elsewhere = ledger.rewind & positions.keys()
+        ledger.rewind -= elsewhere
+        retries = [failure.until - ledger.clock() for tp, failure in ledger.failed.items() if tp in active and tp not in positions]
+        runs, astray = await self._fetch(positions, elsewhere, max(0.0, min([IDLE_SECONDS, *retries])))
+        for tp in astray:
+            ledger.next.pop(tp, None)
+        for tp, records in runs:
+            if not self.flow_active:
                 ledger.rewind.add(tp)
+            elif tp in ledger.next and tp not in ledger.rewind:
+                self._take(tp, records)
+        if astray:
+            await asyncio.sleep(IDLE_SECONDS)
+
+    async def _fetch(self, positions: Mapping[TP, int], elsewhere: set[TP], timeout: float) -> tuple[list[tuple[TP, list[Any]]], list[TP]]:
+        self._thread.keep_alive()
+        self.reader.point(positions, elsewhere)
+        return await self.reader.take(timeout)
+
+    def _take(self, tp: TP, records: list[Any]) -> None:
+        """Hand out what goes on from where we stand. A gap is believed (compaction, markers) only if it is there at a second look."""
+        position, first = self.ledger.next[tp], records[0].offset
+        if first > position and not self._is_changelog_tp(tp) and self._gaps.pop(tp, None) != (position, first):
+            self._gaps[tp] = (position, first)
+            self.ledger.rewind.add(tp)
+        elif records[-1].offset >= position:
+            self._hand_out(tp, records)
 
     async def _look_up(self, tps: set[TP]) -> None:
         ledger, recovery = self.ledger, self._recovery
@@ -341,8 +313,9 @@ class Consumer(driver.Consumer):
 
     def _hand_out(self, tp: TP, records: list[Any]) -> None:
         if self._is_changelog_tp(tp):
+            position = self.ledger.next[tp]
             self.ledger.next[tp] = records[-1].offset + 1
-            self._recovery.apply(tp, records)
+            self._recovery.apply(tp, [record for record in records if record.offset >= position])
             return
         lane = cast("ChunkApp", self.app).lane(tp)
         for chunk in self.ledger.hand_out(tp, records):
@@ -378,7 +351,8 @@ class ChunkApp(faust.App):
         bootstrap: str = "",  # "host:port,host:port"; or Faust's own `broker`
         chunk_size: int = 2000,  # 185,000 records/s at 8,000 against 161,000 at 2,000 and 96,000 at 500; latency asks for less
         fetch_max_wait_ms: int = 50,  # only a broker with nothing to say waits so long; a new position waits for that answer
-        producer_config: Mapping[str, Any] | None = None,  # librdkafka settings
+        client_config: Mapping[str, Any] | None = None,  # librdkafka settings of reader and producer, e.g. security
+        producer_config: Mapping[str, Any] | None = None,  # and of the producer alone
         warm: Iterable[str] = (),  # output topics whose metadata is fetched before anything is read; each must exist
         stop_seconds: float = STOP_SECONDS,
         **settings: Any,
@@ -403,6 +377,7 @@ class ChunkApp(faust.App):
         }
         super().__init__(id, **settings)
         self.chunk_size, self.fetch_max_wait_ms, self.stop_seconds = chunk_size, fetch_max_wait_ms, stop_seconds
+        self.client_config = dict(client_config or {})
         self.producer_config = dict(producer_config or {})
         self.warm_topics = tuple(warm)
         self._chunk_producer: ChunkProducer | None = None
@@ -436,9 +411,15 @@ class ChunkApp(faust.App):
 
     def _chunk_producer_now(self) -> ChunkProducer:
         if self._chunk_producer is None:
-            servers = ",".join(f"{url.host}:{url.port or 9092}" for url in self.conf.broker)
-            self._chunk_producer = ChunkProducer({"bootstrap.servers": servers, "client.id": self.conf.id, **self.producer_config})
+            self._chunk_producer = ChunkProducer({**self._client_config(), **self.producer_config})
         return self._chunk_producer
+
+    def new_reader(self) -> Reader:
+        return Reader(self._client_config(), asyncio.get_running_loop(), self.fetch_max_wait_ms)
+
+    def _client_config(self) -> dict[str, Any]:
+        servers = ",".join(f"{url.host}:{url.port or 9092}" for url in self.conf.broker)
+        return {"bootstrap.servers": servers, "client.id": self.conf.id, **self.client_config}
 
     def _renew_producer(self) -> None:
         producer, self._chunk_producer = self._chunk_producer, None
@@ -489,7 +470,7 @@ class ChunkApp(faust.App):
         lag: dict[str, int] = {}
         for tp in tps:
             position = ledger.position(tp)
-            end = consumer.highwater(tp)
+            end = consumer.reader.highwater(tp) if tp in ledger.next else None
             if position is not None and end is not None:
                 lag[tp.topic] = lag.get(tp.topic, 0) + max(0, end - position)
         failing = {f"{tp.topic}/{tp.partition}@{failure.first}": failure.error for tp, failure in ledger.failed.items()}

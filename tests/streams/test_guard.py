@@ -33,8 +33,8 @@ LEANS_ON = {
         ConsumerThread.on_partitions_assigned Fetcher""",
     "faust.transport.drivers.aiokafka": """
         ConsumerRebalanceListener Consumer._new_consumer_thread Consumer.on_stop AIOKafkaConsumerThread.__post_init__
-        AIOKafkaConsumerThread.on_start AIOKafkaConsumerThread.on_thread_stop AIOKafkaConsumerThread._create_worker_consumer
-        AIOKafkaConsumerThread._fetch_records AIOKafkaConsumerThread._commit AIOKafkaConsumerThread.highwater
+        AIOKafkaConsumerThread.on_start AIOKafkaConsumerThread.on_thread_stop 
+        AIOKafkaConsumerThread._commit
         AIOKafkaConsumerThread.assignment ensure_aiokafka_TP Transport._create_topic Transport._really_create_topic""",
     "faust.transport.conductor": """
         Conductor._subscriber Conductor._update_indices Conductor.add""",
@@ -60,15 +60,12 @@ LEANS_ON = {
     "faust.assignor.partition_assignor": "PartitionAssignor._get_copartitioned_groups PartitionAssignor._perform_assignment",
     "mode.services": "Service.start Service.stop Service.crash ServiceCallbacks.on_shutdown",
     "mode.threads": "ServiceThread",
-    "aiokafka.consumer.fetcher": """
-        FetchResult Fetcher.fetched_records Fetcher._create_fetch_waiter Fetcher.seek_to Fetcher._fetch_requests_routine
-        Fetcher._get_actions_per_node""",
+    "aiokafka.consumer.fetcher": "Fetcher._get_actions_per_node",
     "aiokafka.consumer.consumer": """
-        AIOKafkaConsumer.committed AIOKafkaConsumer.beginning_offsets AIOKafkaConsumer.seek AIOKafkaConsumer.assignment
-        AIOKafkaConsumer.highwater""",
-    "aiokafka.consumer.subscription_state": """
-        SubscriptionState.pause SubscriptionState.resume SubscriptionState.fetch_context SubscriptionState.reassignment_in_progress""",
-    "aiokafka.structs": "ConsumerRecord",
+        AIOKafkaConsumer.committed AIOKafkaConsumer.beginning_offsets AIOKafkaConsumer.end_offsets AIOKafkaConsumer.assignment
+        AIOKafkaConsumer.pause""",
+    "aiokafka.consumer.subscription_state": "SubscriptionState.pause SubscriptionState.fetch_context SubscriptionState.fetcher_idle_time",
+    "aiokafka.consumer.group_coordinator": "GroupCoordinator._heartbeat_routine GroupCoordinator._on_join_complete",
 }
 
 

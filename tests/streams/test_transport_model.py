@@ -51,19 +51,19 @@ class Broker:
 
 
 class Thread(Service):
-    """aiokafka, reduced to a position per partition that moves on whatever becomes of the records."""
+    """Reader and client, reduced to a position per partition that moves on whatever becomes of the records."""
 
     abstract = True
 
     def __init__(self, broker: Broker, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.broker = broker
-        self.position: dict[TP, int] = defaultdict(int)
+        self.position: dict[TP, int] = {}
+        self.reading: set[TP] = set()
+        self.late: list[tuple[TP, list[Any]]] = []
 
     def call(self, work: Any) -> asyncio.Task[Any]:
         return asyncio.ensure_future(work)
-
-    def nudge(self) -> None: ...
 
     def assignment(self) -> set[TP]:
         return set(STREAMS)
@@ -74,25 +74,33 @@ class Thread(Service):
         await self.broker.later()
         return found, {}
 
-    async def fetch(self, tps: set[TP], active: set[TP], seeks: dict[TP, int], timeout: float) -> dict[TP, list[Any]]:
+    async def fetch(self, positions: dict[TP, int], elsewhere: set[TP]) -> tuple[list[tuple[TP, list[Any]]], list[TP]]:
+        """The runs of this turn may be those of the turn before: they were under way when the reader was pointed elsewhere."""
         await self.broker.later()
-        self.position.update(seeks)
-        found = {}
-        for tp in sorted(tps):
+        for tp in positions.keys() - self.reading | elsewhere:
+            self.position[tp] = positions[tp]
+        self.reading = set(positions)
+        found = []
+        for tp in sorted(positions):
             start = self.position[tp]
             end = min(start + self.broker.rng.randrange(30), self.broker.records)
             if start < end:
-                found[tp] = [self.broker.record(tp, offset) for offset in range(start, end)]
+                found.append((tp, [self.broker.record(tp, offset) for offset in range(start, end)]))
                 self.position[tp] = end
+        if self.broker.rng.random() < 0.1:
+            found, self.late = self.late, found
+        else:
+            found, self.late = self.late + found, []
         await self.broker.later()
-        if not found:
-            await asyncio.sleep(0)
-        return found
+        return found, []
 
 
 class ModelConsumer(Consumer):
     def _new_consumer_thread(self) -> Any:
         return Thread(self.app.broker)  # type: ignore[attr-defined]
+
+    async def _fetch(self, positions: Any, elsewhere: Any, timeout: float) -> Any:
+        return await self._thread.fetch(positions, elsewhere)  # type: ignore[attr-defined]
 
     async def _commit_offsets(self, offsets: Any, start_new_transaction: bool = True) -> bool:
         await self.app.broker.later()  # type: ignore[attr-defined]
