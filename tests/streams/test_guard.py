@@ -33,7 +33,7 @@ LEANS_ON = {
         ConsumerThread.on_partitions_assigned Fetcher""",
     "faust.transport.drivers.aiokafka": """
         ConsumerRebalanceListener Consumer._new_consumer_thread Consumer.on_stop AIOKafkaConsumerThread.__post_init__
-        AIOKafkaConsumerThread.on_start AIOKafkaConsumerThread.on_thread_stop 
+        AIOKafkaConsumerThread.on_start AIOKafkaConsumerThread.on_thread_stop
         AIOKafkaConsumerThread._commit
         AIOKafkaConsumerThread.assignment ensure_aiokafka_TP Transport._create_topic Transport._really_create_topic""",
     "faust.transport.conductor": """
