@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -36,7 +37,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, kafka: str, postgres: str
         for name, tax in (("Both Ltd", " de1 "), ("Only ERP", "DE3")):
             pipeline.do(
                 "erp",
-                "INSERT INTO partner (legal_name, tax_id, town, class, credit_limit, write_date, active) VALUES (%s, %s, 'Hull', 'A', 700.5, now(), true)",
+                "INSERT INTO partner (legal_name, tax_id, town, class, credit_limit, write_date, active) "
+                "VALUES (%s, %s, 'Hull', 'A', 700.5, now(), true)",
                 name,
                 tax,
             )
@@ -126,7 +128,8 @@ def test_two_births_of_one_customer_are_one_thing(pipeline: RunningPipeline) -> 
         with psycopg.connect(pipeline.dsn["erp"], autocommit=True) as erp:
             for n in range(20):
                 erp.execute(
-                    "INSERT INTO partner (legal_name, tax_id, class, credit_limit, write_date, active) VALUES (%s, %s, 'A', 0, now(), true) ON CONFLICT DO NOTHING",
+                    "INSERT INTO partner (legal_name, tax_id, class, credit_limit, write_date, active) "
+                    "VALUES (%s, %s, 'A', 0, now(), true) ON CONFLICT DO NOTHING",
                     (f"Twin {n}", f"VTWIN{n}"),
                 )
 
@@ -180,7 +183,7 @@ def test_nasty_values_arrive_as_they_are_or_end_as_dead_letters(pipeline: Runnin
     ]
     accounts = [new_account(pipeline, **columns) for columns in nasty]
     for account in accounts:
-        eventually(lambda account=account: partner(pipeline, account))
+        eventually(functools.partial(partner, pipeline, account))
     assert partner(pipeline, accounts[1], "since::text") == ("infinity",)
     assert "BC" in str(partner(pipeline, accounts[0], "since::text"))
     pipeline.do("erp", "UPDATE partner SET credit_limit = 'NaN' WHERE tax_id = %s", "V" + accounts[2].hex[:12].upper())
@@ -217,7 +220,11 @@ def test_columns_come_and_go_in_mid_stream(pipeline: RunningPipeline) -> None:
     pipeline.do("crm", "ALTER TABLE account DROP COLUMN note")
     third = new_account(pipeline, name="With a dropped column")
     for account in (first, second, third):
-        eventually(lambda account=account: partner(pipeline, account))
+        eventually(functools.partial(partner, pipeline, account))
+
+
+def replaced(pipeline: RunningPipeline, part: str, before: int) -> bool:
+    return pipeline.pid(part) != before
 
 
 @pytest.mark.parametrize("part", ["source crm", "streams", "sink erp"])
@@ -243,7 +250,7 @@ def test_kill_9_of_a_part_under_load_loses_nothing(pipeline: RunningPipeline, pa
         for _ in range(2):
             time.sleep(0.5)  # load between the kills, not a wait for an effect
             os.kill(pipeline.pid(part), 9)
-            eventually(lambda before=before: pipeline.pid(part) != before)
+            eventually(functools.partial(replaced, pipeline, part, before))
             before = pipeline.pid(part)
     finally:
         stop.set()
@@ -263,7 +270,8 @@ def test_i10_no_customer_table_is_altered(pipeline: RunningPipeline) -> None:
     for system, tables in (("crm", {"account", "contact"}), ("erp", {"partner", "user"})):
         ours = pipeline.rows(
             system,
-            "SELECT DISTINCT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind = 'r' AND n.nspname !~ '^(pg_|information_schema)'",
+            "SELECT DISTINCT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
+            "WHERE relkind = 'r' AND n.nspname !~ '^(pg_|information_schema)'",
         )
         assert {name for (name,) in ours} == {"public", "concord"}
         assert {name for (name,) in pipeline.rows(system, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")} == tables
