@@ -7,7 +7,7 @@ What the table knows of a value (JSON):
      "left":    {system: key}      the thing's row in that system now has another value: the system has no room for another row of *this*
      thing,
      "free":    True once all its rows have left: the value may go to another thing,
-     "waiting": [claim, …]         rows that want the value and cannot have it, first come first}
+     "waiting": [claim, …]         rows that want the value and cannot have it, first come first; "not": a thing that the row cannot be}
 
 A value that was let go because its row was deleted stays with its link: a row that is entered again, on any side, is the same thing again.
 One that was let go because the row's value was changed is free for another thing when the last row has followed.
@@ -41,7 +41,8 @@ class Decided(NamedTuple):
 
 
 def on_claim(owner: Owner | None, message: Claim) -> Decided:
-    """One claim or release of a value."""
+    """One claim or release of a value, or the refusal of what was granted: the thing has another row in that system, so this one waits
+    on."""
     known = owner or {"link": None, "slots": {}, "left": {}, "free": False, "waiting": []}
     mine: Owner = {**known, "slots": dict(known["slots"]), "left": dict(known["left"])}
     mine["waiting"] = [claim for claim in known["waiting"] if not _same_row(claim, message)]
@@ -49,12 +50,16 @@ def on_claim(owner: Owner | None, message: Claim) -> Decided:
     answers: list[Answer] = []
     if message["op"] == "claim":
         mine["waiting"] = known["waiting"] if was_waiting else [*mine["waiting"], message]
+    elif message["op"] == "refuse":
+        if mine["link"] == message["not"] and mine["slots"].get(message["system"]) == message["key"]:
+            del mine["slots"][message["system"]]
+            mine["waiting"] = [*mine["waiting"], {**message, "op": "claim"}]
     else:
         _let_go(mine, message)
         if was_waiting and message["link"] is None and not message["moved"]:
             answers.append(_answer(message, None))
     _grant(mine, answers)
-    waits = message["op"] == "claim" and any(_same_row(claim, message) for claim in mine["waiting"])
+    waits = message["op"] != "release" and any(_same_row(claim, message) for claim in mine["waiting"])
     # not: a row that cannot be the first of a thing and waits for the first; one that replaces another row of its thing and comes before
     # its end
     duplicate = message if waits and not was_waiting and mine["link"] not in (None, message["link"]) else None
@@ -92,6 +97,8 @@ def _takes(mine: Owner, claim: Claim) -> bool:
         if mine["slots"].get(system, key) != key:
             return False
         mine["left"].pop(system, None)
+    elif claim.get("not") is not None and claim["not"] == mine["link"] and not mine["free"]:
+        return False
     elif mine["link"] is None or mine["free"]:
         if link is None and not claim["born"]:
             return False

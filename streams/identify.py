@@ -70,14 +70,15 @@ class Identify:
             value, claim = (record.key or b"").decode(), orjson.loads(record.value or b"")
             fits = (
                 value != ""
-                and claim["op"] in ("claim", "release")
+                and claim["op"] in ("claim", "release", "refuse")
                 and self._tables.get(claim["system"]) == claim["table"]
                 and type(claim["partition"]) is int
                 and 0 <= claim["partition"] < self._partitions
                 and isinstance(claim["key"], str)
                 and isinstance(claim["at"], str)
                 and isinstance(claim["link"], str | None)
-                and isinstance(claim["born" if claim["op"] == "claim" else "moved"], bool)
+                and isinstance(claim["moved" if claim["op"] == "release" else "born"], bool)
+                and isinstance(claim.get("not"), str | None)
             )
         except (ValueError, KeyError, TypeError) as error:  # orjson's and UTF-8's errors are ValueErrors
             raise SchemaError(f"not a claim: {error!r}") from error

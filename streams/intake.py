@@ -273,10 +273,9 @@ class Intake:
                 and known["link"] is None
                 and await self._crosswalk.another_row(self._bindings[entity], link, key)
             )
-            step = on_answer(known, link, value, at, Place(self.system, self.name, chunk.partition), key, taken)
+            births = self.system in self._entities[entity].born_in
+            step = on_answer(known, link, value, at, Place(self.system, self.name, chunk.partition), key, births, taken)
             self._take(entity, key, known, step, outputs)
-            if step.claims:
-                ends[self.system, entity, State.DUPLICATE_WAITING] += 1
         await self._app.deliver(outputs)  # I9
         count(ends)
 

@@ -102,12 +102,14 @@ def on_moved(known: Known | None, event: RowChange, place: Place) -> Step:
     )
 
 
-def on_answer(known: Known | None, link: str | None, value: str, at: str, place: Place, key: str, taken: bool) -> Step:
+def on_answer(
+    known: Known | None, link: str | None, value: str, at: str, place: Place, key: str, births: bool = True, taken: bool = False
+) -> Step:
     """Identify's answer to a claim of `value`. `link` None: the claim was let go, at position `at`, before it was granted.
 
-    `taken`: the thing has another row in this system, one that it got under another value: then the row is a duplicate for a person to
-    look at, lets the value go, and asks again when it is changed. When the table has gone back with its offset it may know nothing of the
-    claim: the event comes again, and asks again.
+    `taken`: the thing has another row in this system, one that it got under another value. Then the row is a duplicate for a person to
+    look at, and waits on. When the table has gone back with its offset it may know nothing of the claim: the event comes again, and asks
+    again.
     """
     if known is None or known["link"] is not None:
         return Step(known)
@@ -118,8 +120,7 @@ def on_answer(known: Known | None, link: str | None, value: str, at: str, place:
         return Step(known)  # it has claimed another value since
     if taken:
         about = {"system": place.system, "key": key, "table": place.table, "partition": place.partition, "at": known["at"]}
-        release = {"op": "release", **about, "link": None, "moved": False}
-        return Step({**known, "match": None}, claims=((value, release),))
+        return Step(known, claims=((value, {"op": "refuse", **about, "link": None, "born": births, "not": link}),))
     changes = tuple((link, change_from_json(doc)) for doc in known["pending"])
     return Step({**known, "link": link, "pending": []}, changes)
 

@@ -1,9 +1,11 @@
-"""Two databases, at-least-once streams with crashes between them, and sinks that are exactly once: random histories for the production steps.
+"""Two databases, at-least-once streams with crashes between them, and sinks that are exactly once: random histories for the production
+steps.
 
-The steps under test are the real ones: `streams.rows` (intake), `streams.claims` (identify), `streams.fold` (merge). Around them everything is
-simulated from a seed: what users do, skewed and jumping clocks, who runs next, which step crashes and how far it had come, replays with and without
-the table. The sink is the simplest one that keeps DESIGN §4.6. A run ends when nothing is in flight; `verdict` then says what the databases and
-their logs must say: both hold the same, no thing twice, no edit un-happened, the owner was never overruled, nothing that was replaced came back.
+The steps under test are the real ones: `streams.rows` (intake), `streams.claims` (identify), `streams.fold` (merge). Around them
+everything is simulated from a seed: what users do, skewed and jumping clocks, who runs next, which step crashes and how far it had come,
+replays with and without the table. The sink is the simplest one that keeps DESIGN §4.6. A run ends when nothing is in flight; `verdict`
+then says what the databases and their logs must say: both hold the same, no thing twice, no edit un-happened, the owner was never
+overruled, nothing that was replaced came back.
 
 `without` takes a rule away, to see that the verdicts notice.
 """
@@ -24,7 +26,7 @@ from schemas.golden import NEVER, GoldenRecord, Version, golden_from_avro
 from streams import fold as folding
 from streams.claims import on_claim
 from streams.fold import Rules, fold
-from streams.rows import Place, RowChange, on_answer, on_event
+from streams.rows import Place, RowChange, on_answer, on_event, on_moved
 
 SYSTEMS = ("crm", "erp")
 RANKS = {"crm": 1, "erp": 2}
@@ -34,7 +36,7 @@ ORDER = ("customer", "note")
 OUTPUTS_FIRST = "outputs-first"
 
 # what a run may have besides plain rows
-FEATURES = ("codes", "generated", "soft", "ignore", "scope", "refs", "toast", "lossy", "rekey", "born")
+FEATURES = ("codes", "generated", "soft", "ignore", "scope", "refs", "toast", "lossy", "rekey", "born", "calm")
 # what may be taken away
 RULES = (
     OUTPUTS_FIRST,
@@ -129,8 +131,7 @@ class World:
                 d.unread.append(("customer", d.insert("customer", self.a_customer(d, code, "i"))))
             d.born = {f"{e} {key}" for e, key in d.unread}
 
-    # ---- what it is about --------------------------------------------------------------------------------------------------------------
-
+    # ---- what it is about --------------------------------------------------------------------------------------------
     def keeps(self, rule: str) -> bool:
         return rule not in self.without
 
@@ -190,8 +191,7 @@ class World:
         self.numbers += 1
         return f"P{self.numbers}"
 
-    # ---- what users do -----------------------------------------------------------------------------------------------------------------
-
+    # ---- what users do -----------------------------------------------------------------------------------------------
     def commit(
         self,
         d: Database,
@@ -225,7 +225,7 @@ class World:
             row = customers[key]
             for f in r.sample(("name", "limit", "city"), r.randint(1, 2)):
                 row[f] = row[f] if r.random() < 0.1 else self.fresh("e", d, f)  # a form saved with or without a change
-            if self.has("codes") and r.random() < 0.2:
+            if self.has("codes") and (not self.has("calm") or self.is_known(d, key)) and r.random() < 0.2:
                 code = r.choice([None] + [f"C{i}" for i in range(self.codes)])
                 row["code"] = row["code"] if code and self.taken(d, code) else code
             if self.has("scope") and r.random() < 0.2:
@@ -235,7 +235,7 @@ class World:
             self.commit(d, [("customer", key, row)], self.clock())
         elif dice < 0.95:
             key = r.choice(list(customers))
-            if self.has("rekey") and r.random() < 0.5:
+            if self.has("rekey") and ("customer", d.name, key) in d.crosswalk and r.random() < 0.5:
                 row = customers.pop(key)
                 new = d.insert("customer", row)
                 self.commit(d, [("customer", key, None)], self.now, to=new)
@@ -272,12 +272,17 @@ class World:
         link = self.link(d.name, "customer", key)
         return any(row["in"] and other != key and self.link(d.name, "customer", other) == link for other, row in d.rows["customer"].items())
 
+    def is_known(self, d: Database, key: str) -> bool:
+        """The row's thing is known on both sides, and nothing of it is on its way."""
+        link = d.crosswalk.get(("customer", d.name, key))
+        known = all(any(x == link and s == n for (_, s, _), x in self.db[n].crosswalk.items()) for n in SYSTEMS)
+        return link is not None and known and not any(row["pending"] for (_, e), t in self.known.items() for row in t.values())
+
     def clock(self) -> int:
         """Commit times are not in commit order: sessions race, and clocks are set back."""
         return self.now - (self.rng.randint(0, 4000) if self.rng.random() < 0.2 else 0)
 
-    # ---- source ------------------------------------------------------------------------------------------------------------------------
-
+    # ---- source ------------------------------------------------------------------------------------------------------
     def snapshot(self, n: str) -> None:
         d = self.db[n]
         if d.unread:
@@ -302,8 +307,7 @@ class World:
         for p in range(PARTITIONS):
             self.read["intake", n, e, p] = 0 if lost else self.rng.randint(0, self.read["intake", n, e, p])
 
-    # ---- one step of a stream agent, at least once ---------------------------------------------------------------------------------------
-
+    # ---- one step of a stream agent, at least once -------------------------------------------------------------------
     def step(self, agent: tuple[str, ...], topic: Topic, handle: Callable[[str, Any], tuple[list[Any], Callable[[], Any]]]) -> None:
         for p, messages in enumerate(topic.partitions):
             at = self.read[*agent, p]
@@ -322,7 +326,8 @@ class World:
         """What a table gives back: the value itself, or, after a recovery, what its JSON says."""
         return orjson.loads(orjson.dumps(state)) if self.rng.random() < 0.3 else state
 
-    # ---- intake and identify ---------------------------------------------------------------------------------------------------------------
+    # ---- intake and identify
+    # ---------------------------------------------------------------------------------------------------------------
 
     def row_change(self, n: str, entity: str, known: Any, event: dict[str, Any]) -> RowChange:
         row = event["row"]
@@ -363,16 +368,23 @@ class World:
 
         def handle_event(key: str, event: Any) -> tuple[list[Any], Callable[[], Any]]:
             known = table.get(key)
-            if event["to"] is not None and known is not None:
-                return [], lambda: None  # its successor takes its place
+            place = Place(n, entity, partition_of(key))
+            if event["to"] is not None:
+                step = on_moved(known, self.row_change(n, entity, known, event), place)
+                return [claimed(*x) for x in step.claims], write(key, step.known)
             crosswalk = self.db[n].crosswalk
             found = crosswalk.get((entity, n, key)) or (event["was"] and crosswalk.get((entity, n, event["was"])))
-            step = on_event(known, self.row_change(n, entity, known, event), Place(n, entity, partition_of(key)), births, found)
+            step = on_event(known, self.row_change(n, entity, known, event), place, births, found)
             return [told(*x) for x in step.changes] + [claimed(*x) for x in step.claims], write(key, step.known)
 
         def handle_answer(key: str, answer: Any) -> tuple[list[Any], Callable[[], Any]]:
-            step = on_answer(table.get(key), answer["link"], answer["value"], answer["at"])
-            return [told(*x) for x in step.changes], write(key, step.known)
+            place, rows = Place(n, entity, partition_of(key)), self.db[n].rows[entity]
+            taken = any(
+                (e, m, link) == (entity, n, answer["link"]) and other != key and other in rows and rows[other]["in"]
+                for (e, m, other), link in self.db[n].crosswalk.items()
+            )
+            step = on_answer(table.get(key), answer["link"], answer["value"], answer["at"], place, key, not (self.has("born") and n == "erp"), taken)
+            return [told(*x) for x in step.changes] + [claimed(*x) for x in step.claims], write(key, step.known)
 
         self.step(("intake", n, entity), self.captured[n, entity], handle_event)
         self.step(("answer", n, entity), self.links[n, entity], handle_answer)
@@ -389,8 +401,7 @@ class World:
 
         self.step(("identify",), self.claims, handle)
 
-    # ---- merge -------------------------------------------------------------------------------------------------------------------------
-
+    # ---- merge -------------------------------------------------------------------------------------------------------
     def merge(self, entity: str) -> None:
         def handle(link: str, data: bytes) -> tuple[list[Any], Callable[[], Any]]:
             state, change = self.crippled(self.state[entity].get(link), decode_change(data))
@@ -444,7 +455,8 @@ class World:
             state = {**state, "replicas": replicas}
         return state, change
 
-    # ---- sink: one transaction per batch, its progress inside ------------------------------------------------------------------------------
+    # ---- sink: one transaction per batch, its progress inside
+    # ------------------------------------------------------------------------------
 
     def sink(self, n: str) -> None:
         d = self.db[n]
@@ -479,7 +491,8 @@ class World:
         self.commit(d, wrote, self.now, origin=hlc)
 
     def own_values(self, d: Database, record: GoldenRecord) -> Row | None:
-        """The record's values as this system holds them; None when it must wait: for what it refers to, or for the value that another row holds."""
+        """The record's values as this system holds them; None when it must wait: for what it refers to, or for the value that another row
+        holds."""
         values: Row = {f: self.represent(d.name, f, v) for f, v in record.values.items()}
         if record.entity == "order" and values.get("customer"):
             system, key = parse_row_name(values["customer"])
@@ -545,7 +558,7 @@ class World:
             d.parked[thing] = record
             return
         if not live(key):
-            if key is not None and record.keys.get(n) == key and seen is not None:
+            if key is not None and (n not in record.keys or seen is not None):
                 return  # gone here, and merge does not know yet: its own event is on the way
             code = new.get("code")
             adopted = next((k for k, x in rows.items() if code and x["code"] == code and x["in"]), None) if self.keeps("adopt") else None
@@ -583,15 +596,15 @@ class World:
         if wrote:
             yield (e, key, dict(row)), ()
 
-    # ---- running -------------------------------------------------------------------------------------------------------------------------
-
+    # ---- running -----------------------------------------------------------------------------------------------------
     def in_flight(self) -> bool:
         streams = [((name, n, e), t[n, e]) for name, t in (("intake", self.captured), ("answer", self.links)) for n, e in t]
         streams += [(("identify",), self.claims)] + [(("merge", e), t) for e, t in self.changes.items()]  # type: ignore[list-item]
         return (
             any(d.unread or self.read[n] < len(d.log) for n, d in self.db.items())
             or any(self.read[*agent, p] < len(m) for agent, t in streams for p, m in enumerate(t.partitions))
-            or any(d.progress[e, p] < len(m) for d in self.db.values() for e, t in self.golden.items() for p, m in enumerate(t.partitions))  # type: ignore[index]
+            or any(d.progress[e, p] < len(m) for d in self.db.values() for e, t in self.golden.items() for p, m in enumerate(t.partitions))
+            # type: ignore[index]
         )
 
     def parts(self) -> list[Callable[[], None]]:
@@ -626,7 +639,8 @@ class World:
         return False
 
     def resolve(self) -> bool:
-        """What a person does with duplicates: a row that waits for another's value gets one of its own, and so does one whose value cannot be written."""
+        """What a person does with duplicates: a row that waits for another's value gets one of its own, and so does one whose value cannot
+        be written."""
         for owner in self.owners.values():
             for claim in owner["waiting"]:
                 if self.give_own_code(claim["system"], claim["key"]):
@@ -649,8 +663,7 @@ class World:
         self.commit(self.db[n], [("customer", key, row)], self.now)
         return True
 
-    # ---- what must be true ---------------------------------------------------------------------------------------------------------------
-
+    # ---- what must be true -------------------------------------------------------------------------------------------
     def link(self, n: str, entity: str, key: str) -> str | None:
         return self.db[n].crosswalk.get((entity, n, key)) or (self.known[n, entity].get(key) or {}).get("link")
 
