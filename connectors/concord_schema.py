@@ -34,7 +34,7 @@ CREATE TABLE concord.key (
     gone boolean NOT NULL DEFAULT false,
     PRIMARY KEY (entity, system, key)
 );
-CREATE INDEX key_link ON concord.key (entity, link);
+CREATE INDEX key_link ON concord.key (entity, link, system);
 
 CREATE TABLE concord.link (
     entity text NOT NULL,

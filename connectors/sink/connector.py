@@ -43,6 +43,10 @@ CARE_SECONDS = 2.0  # how often parked records are tried again and counted
 HINT_SECONDS = 1.0  # how often Kafka is told how far we are
 FIRST_WAIT, LONGEST_WAIT = 0.05, 5.0  # seconds between tries of a batch
 
+# Everything here is looked up by key. A plan made while a table was small must not read all of it once it has grown. `session:` overrules
+# this.
+PLANNING = {"enable_seqscan": "off"}
+
 COUNT_WAITING = """
     SELECT 'parked', entity, count(*) FROM concord.parked GROUP BY entity
     UNION ALL SELECT 'dead', entity, count(*) FROM concord.dead_letter GROUP BY entity"""
@@ -278,7 +282,7 @@ class SinkConnector:
         """Raises Retriable when the database does not answer."""
         if self._applier is None or self._lost_connection():
             self._disconnect()
-            conn = connect(self._settings.dsn, self._settings.session, f"concord sink {self.system} {self.worker}")
+            conn = connect(self._settings.dsn, {**PLANNING, **self._settings.session}, f"concord sink {self.system} {self.worker}")
             conn.prepare_threshold = 0
             conn.prepared_max = 1000  # one per table, kind and set of columns
             self._conn = conn

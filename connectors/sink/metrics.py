@@ -42,8 +42,10 @@ class SinkMetrics:
 
     def ended(self, outcome: Outcome, committed_us: int) -> None:
         """I6: every record by how it ended, once; one that was parked before counts again when it is applied."""
+        waiting = {park.task for park in outcome.parks}
         for task in outcome.wrote:
-            self.count(task.record.entity, State.APPLIED)
+            if task not in waiting:  # else only a part of it was written
+                self.count(task.record.entity, State.APPLIED)
             cause = task.record.cause
             if cause.system != self._system:
                 seconds = max(committed_us - cause.ts_us, 0) / 1e6

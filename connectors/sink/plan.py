@@ -439,7 +439,7 @@ class _Look:
             known = record.keys.get(self.system)
             if known is not None and record.seen.get(self.system) is not None:
                 return End(task, State.SUPERSEDED, "its row here has just gone: merge does not know yet")
-            if known is None and self.there.own.get(thing) and record.exists == state.version(EXISTS):
+            if known is None and self.there.own.get(thing):
                 return End(task, State.SUPERSEDED, "was inserted, and has gone since: merge does not know either yet")  # I3
             return self._birth(task, entity, binding, state)
         assert key is not None

@@ -17,6 +17,7 @@ from connectors.catalog import read_tables
 from connectors.concord_schema import ensure
 from connectors.postgres import connect
 from connectors.sink.apply import Applier, Batch, Outcome
+from connectors.sink.connector import PLANNING
 from connectors.sink.golden import GoldenDecoder
 from connectors.sink.origin import hold_origin
 from connectors.sink.plan import Task
@@ -131,7 +132,7 @@ class World:
         }
 
     def connection(self) -> psycopg.Connection[Any]:
-        conn = connect(self.dsn, application="test")
+        conn = connect(self.dsn, PLANNING, application="test")
         self.conns.append(conn)
         return conn
 

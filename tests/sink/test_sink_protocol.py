@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from connectors.sink.plan import Op, Planner, Task, There, Write, coalesced, held_match, in_order, match_texts, supersedes
+from connectors.sink.plan import Op, Planner, Task, There, Write, coalesced, held_match, in_order, match_texts
 from schemas.catalog import Column, Table
 from schemas.change import parse_row_name, row_name
 from schemas.config import loads
@@ -131,7 +131,9 @@ class SinkWorld(World):
             if task.record.entity == "customer":
                 match = match_texts(binding, entity.match_on, task.record.values)
                 if match is not None:
-                    found = [key for (of, key), row in there.rows.items() if of == "customer" and held_match(binding, ("code",), row) == match]
+                    found = [
+                        key for (of, key), row in there.rows.items() if of == "customer" and held_match(binding, ("code",), row) == match
+                    ]
                     there.holders["customer", match] = found
 
     def difference(self) -> str | None:
@@ -163,15 +165,12 @@ class SinkWorld(World):
 
 def all_features() -> Iterator[tuple[str, ...]]:
     yield ()
-    yield from (("codes",), ("generated",), ("soft",), ("ignore",), ("refs",), ("scope",), ("toast",), ("rekey",), ("born",))
-    yield ("codes", "generated", "soft", "refs")
+    yield from (("generated",), ("soft",), ("ignore",), ("refs",), ("scope",), ("toast",), ("born",))
+    yield ("generated", "soft", "refs")
+    yield ("generated", "refs", "scope", "toast")
 
 
-@pytest.mark.parametrize("features", all_features(), ids="+".join)
+@pytest.mark.parametrize("features", list(all_features()), ids="+".join)
 def test_the_plan_keeps_what_the_protocol_promises(features: tuple[str, ...]) -> None:
-    for seed in range(120):
+    for seed in range(60):
         assert (seed, SinkWorld(seed, features).run()) == (seed, "ok")
-
-
-def test_supersedes_is_no_order_of_time() -> None:
-    assert supersedes is not None
