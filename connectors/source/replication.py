@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import selectors
 import struct
 import time
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ KEEPALIVE: Final = 0x6B  # k
 PAYLOAD: Final = 25  # where the message begins in an XLOG_DATA
 FEEDBACK: Final = struct.Struct("!cQQQqB")
 STARTS: Final = struct.Struct("!Q")
+START_SECONDS: Final = 30.0  # how long the server may take to start the stream
 _KEEPALIVE: Final = struct.Struct("!QqB")
 
 
@@ -73,6 +75,17 @@ class ReplicationStream:
         self.conn.close()
 
 
+def _wait_for_result(pgconn: psycopg.pq.abc.PGconn) -> None:
+    """Until `get_result` has one without waiting. Raises OperationalError when the server does not answer."""
+    deadline = time.monotonic() + START_SECONDS
+    with selectors.DefaultSelector() as selector:
+        selector.register(pgconn.socket, selectors.EVENT_READ)
+        while pgconn.flush() or pgconn.is_busy():
+            if not selector.select(deadline - time.monotonic()):
+                raise psycopg.OperationalError(f"no answer in {START_SECONDS} s")
+            pgconn.consume_input()
+
+
 def _error_of(result: psycopg.pq.abc.PGresult) -> psycopg.Error:
     """What the server said, as psycopg would raise it."""
     state = result.error_field(psycopg.pq.DiagnosticField.SQLSTATE)
@@ -96,14 +109,15 @@ def open_stream(dsn: str, settings: Mapping[str, str], slot: str, publication: s
                 sql.Identifier(slot), sql.Literal(f'"{publication}"')
             )
             pgconn = conn.pgconn
+            pgconn.nonblocking = 1  # libpq waits without letting other threads run
             pgconn.send_query(start.as_bytes(conn))
+            _wait_for_result(pgconn)
             result = pgconn.get_result()
             if result is None or result.status != psycopg.pq.ExecStatus.COPY_BOTH:
                 raise _error_of(result) if result is not None else psycopg.OperationalError("no answer")
         except BaseException:
             conn.close()
             raise
-    pgconn.nonblocking = 0
     return ReplicationStream(conn)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
 import threading
 import time
@@ -16,7 +17,6 @@ from typing import Any
 import fastavro
 import psycopg
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from connectors.source.connector import Source, SourceSettings
 from schemas.errors import ConcordError
@@ -105,8 +105,6 @@ class Reader:
         schema_id = schema_id_of(data)
         if schema_id not in self._schemas:
             self._schemas[schema_id] = fastavro.parse_schema(physical(self._registry.schema(schema_id)))
-        import io
-
         return connect_json(fastavro.schemaless_reader(io.BytesIO(data[5:]), self._schemas[schema_id], None), None)
 
     def read(
@@ -210,9 +208,9 @@ class Running:
 
 @contextlib.contextmanager
 def a_source(
-    kafka: str, dsn: str, system: str, tables: Iterable[str] | dict[str, set[str]], start: bool = True, **settings: Any
+    kafka: str, dsn: str, system: str, tables: Iterable[str] | dict[str, set[str]], /, start: bool = True, **settings: Any
 ) -> Iterator[Running]:
-    """A source of these tables (of schema public), stopped at the end, its topics deleted."""
+    """A source of these tables (of schema public), stopped at the end."""
     needed = {("public", table): frozenset(tables[table] if isinstance(tables, dict) else ()) for table in tables}
     given: dict[str, Any] = {
         "system": system,
@@ -231,11 +229,6 @@ def a_source(
         yield running.start() if start else running
     finally:
         running.stop()
-        admin = AdminClient({"bootstrap.servers": kafka})
-        ours = [name for name in admin.list_topics(timeout=10).topics if name.startswith(f"{system}.")]
-        if ours:
-            for deleted in admin.delete_topics(ours).values():
-                deleted.result()
 
 
 def run_sql(dsn: str, *statements: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import threading
@@ -59,18 +60,14 @@ class Proxy:
         except OSError:
             pass
         for end in (source, sink):
-            try:
+            with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def cut(self) -> None:
         self._open = False
         for end in self._pairs:
-            try:
+            with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def mend(self) -> None:
         self._open = True
@@ -307,7 +304,9 @@ def test_a_catalog_ahead_of_the_log_is_no_trouble(database: str, kafka: str, top
     ]
 
 
-def test_an_unreachable_database_is_tried_again_until_it_is_there(postgres_line: tuple[Proxy, str], database: str, kafka: str, topic_prefix: str) -> None:
+def test_an_unreachable_database_is_tried_again_until_it_is_there(
+    postgres_line: tuple[Proxy, str], database: str, kafka: str, topic_prefix: str
+) -> None:
     proxy, through = postgres_line
     run_sql(database, "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
     proxy.cut()
