@@ -161,10 +161,7 @@ class EmbeddedRegistry:
         self._take(reader.consume(500, 0))
         if enough():
             return
-        try:
-            _, end = reader.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=REGISTER_SECONDS)
-        except KafkaException as error:
-            raise Retriable(f"reading topic {self._topic}: {error.args[0]}") from error
+        end = self._end(reader)
         deadline, end_deadline = self._clock() + seconds, self._clock() + REGISTER_SECONDS
         while not enough():
             now = self._clock()
@@ -174,6 +171,23 @@ class EmbeddedRegistry:
             if not at_end and now >= end_deadline:
                 raise Retriable(f"reading topic {self._topic}: at offset {self._next_offset} of {end} after {REGISTER_SECONDS} s")
             self._take(reader.consume(500, 0.05 if not at_end else min(0.05, max(deadline - now, 0.001))))
+
+    def _end(self, reader: Consumer) -> int:
+        """The offset after the last record of the topic."""
+        deadline = self._clock() + REGISTER_SECONDS
+        while True:
+            try:
+                offsets = reader.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=REGISTER_SECONDS)
+                return int(offsets[1])
+            except KafkaException as error:
+                young = error.args[0].code() in (
+                    KafkaError._UNKNOWN_PARTITION,
+                    KafkaError.UNKNOWN_TOPIC_OR_PART,
+                    KafkaError.LEADER_NOT_AVAILABLE,
+                )
+                if not young or self._clock() > deadline:  # a topic just made is not known everywhere at once
+                    raise Retriable(f"reading topic {self._topic}: {error.args[0]}") from error
+                self._take(reader.consume(500, 0.05))
 
     def _position(self, reader: Consumer) -> int:
         # after compaction offsets have holes at the end of the topic, the consumer's own position steps over them
