@@ -183,10 +183,10 @@ class _Database:
             state = slot_state(self.connection, name)
             usable(state, name, before)
         except SlotLost as error:
-            self.problem(str(error), where=f"slot {name}")
+            self.problem(str(error), "`concord up` does both by itself; look into why it was lost first", f"slot {name}")
             return
         except UnfitDatabase as error:
-            self.problem(str(error), where=f"slot {name}")
+            self.problem(str(error), f"systems.{self.system}.slot", f"slot {name}")
             return
         if state is not None and state.database != self.database:
             self.problem(

@@ -208,11 +208,14 @@ def _run_part(name: str, kind: str, file: Path, debug: bool, system: str | None,
                 ours = () if system is None else (system,)
                 wiring.patiently("preparing", lambda: wiring.prepare(config, ours))
                 told.tell(metrics=metrics.serve(wiring.metrics_port(pipeline, kind, system, worker)))
-                run, stop = wiring.build(kind, pipeline, system, worker)
+
+                def ready() -> None:
+                    told.tell(state="running")
+                    logger.info("running")
+
+                run, stop = wiring.build(kind, pipeline, system, worker, ready)
                 if stop is not None:
                     stop_on_signals(stop)
-                told.tell(state="running")
-                logger.info("running")
                 run()
             except Stopped:
                 pass

@@ -35,7 +35,7 @@ QUIET = {
 QUIET_WHEN_DEBUGGING = {"aiokafka": logging.INFO, "faust": logging.INFO, "mode": logging.INFO, "asyncio": logging.INFO}
 
 _SECRETS = (
-    (re.compile(r"(password\s*[=:]\s*)('(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s,&'\"}]+)", re.IGNORECASE), r"\1***"),
+    (re.compile(r"(password['\"]?\s*[=:]\s*)('(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s,&'\"}]+)", re.IGNORECASE), r"\1***"),
     (re.compile(r"(\w://[^\s:/@]*):[^\s@]+@"), r"\1:***@"),
 )
 

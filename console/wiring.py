@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psycopg
 from pydantic import TypeAdapter, ValidationError
@@ -24,9 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from connectors import concord_schema
 from connectors.catalog import read_tables
 from connectors.postgres import connect, translated
-from connectors.sink.connector import SinkConnector
 from connectors.source import slot
-from connectors.source.connector import SourceConnector
 from connectors.source.snapshot import SnapshotStore
 from console.kafka import Cluster
 from console.logs import first_line
@@ -168,21 +167,43 @@ def prepare(config: Config, systems: Iterable[str]) -> None:
         ensure_system(config, system)
 
 
+class _Part(Protocol):
+    ready: threading.Event
+
+    def run(self) -> object: ...
+    def stop(self) -> None: ...
+
+
 Run = Callable[[], object]
 Stop = Callable[[], None]
 
 
-def build(kind: str, pipeline: Pipeline, system: str | None, worker: int) -> tuple[Run, Stop | None]:
-    """A part: what runs it, and what asks it to stop; None when it takes SIGTERM itself."""
+def build(kind: str, pipeline: Pipeline, system: str | None, worker: int, ready: Callable[[], None]) -> tuple[Run, Stop | None]:
+    """A part: what runs it, and what asks it to stop; None when it takes SIGTERM itself. `ready` is called when it is at work.
+
+    A part is imported when it is built: a sink that starts again need not wait for Faust.
+    """
     config = pipeline.config
     if kind == "streams":
-        from streams.app import run_streams  # Faust: only here
+        from streams.app import run_streams
 
-        return lambda: run_streams(pipeline, lambda: open_registry(config.kafka, config.registry), worker), None
+        return lambda: run_streams(pipeline, lambda: open_registry(config.kafka, config.registry), worker, on_ready=ready), None
     assert system is not None
     registry = open_registry(config.kafka, config.registry)
-    part: SourceConnector | SinkConnector
-    part = SourceConnector(system, pipeline, registry) if kind == "source" else SinkConnector(system, pipeline, registry, worker)
+    if kind == "source":
+        from connectors.source.connector import SourceConnector
+
+        part: _Part = SourceConnector(system, pipeline, registry)
+    else:
+        from connectors.sink.connector import SinkConnector
+
+        part = SinkConnector(system, pipeline, registry, worker)
+
+    def tell_when_ready() -> None:
+        part.ready.wait()
+        ready()
+
+    threading.Thread(target=tell_when_ready, name="ready", daemon=True).start()
     return part.run, part.stop
 
 
