@@ -37,10 +37,12 @@ from connectors.source.relations import DatabaseCatalog
 from connectors.source.replication import KEEPALIVE, PAYLOAD, STARTS, ReplicationStream, keepalive, open_stream
 from connectors.source.slot import create_slot, drop_slot, ensure_publication, slot_state, usable
 from connectors.source.snapshot import Aborted, Chunk, SnapshotStore, Snapshotter, parse_watermark
+from schemas.dead import DEAD_SCHEMA, DeadLetter, Where
 from schemas.errors import ConcordError, Retriable, SlotLost
-from schemas.metrics import LAG_SECONDS, RETAINED_WAL
+from schemas.metrics import EVENTS, LAG_SECONDS, RETAINED_WAL, State
 from schemas.registry import Registry
-from schemas.topics import DAY_MS
+from schemas.serde import Codec
+from schemas.topics import DAY_MS, captured, dead
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +184,7 @@ class Source:
     def run(self) -> None:
         """Until `stop`. Raises what no retry can mend: UnfitDatabase, SlotLost (if told to stop on it), Refused."""
         pause = BACKOFF[0]
-        delivery = Delivery(self.settings.system, self.settings.kafka, self._waker.wake, self._relieve)
+        delivery = Delivery(self.settings.system, self.settings.kafka, self._waker.wake, self._relieve, self._dead_letter)
         try:
             while not self._stopping.is_set():
                 started = time.monotonic()
@@ -218,7 +220,9 @@ class Source:
             store = SnapshotStore(conn, settings.slot)
             self._prepare(conn, store)
             for schema, table in settings.tables:
-                self._ensure_topic(f"{settings.system}.{schema}.{table}")
+                self._ensure_topic(captured(settings.system, schema, table))
+            self._ensure_topic(dead(settings.system))
+            self._encode_dead = Codec(self._registry).encoder(f"{dead(settings.system)}-value", DEAD_SCHEMA)
             emitter = Emitter(
                 system=settings.system,
                 database=str(conn.info.dbname or conninfo_to_dict(settings.dsn).get("dbname") or ""),
@@ -489,6 +493,28 @@ class Source:
                 aborted.wait(settings.heartbeat_seconds)
 
     # topics
+
+    def _dead_letter(self, topic: str, key: bytes | None, error: str) -> tuple[str, bytes]:
+        """For a record that is too large for Kafka: its topic and key are all that can be kept."""
+        system = self.settings.system
+        logger.error("%s: a record with key %r is too large for Kafka and was dead-lettered: %s", topic, key, error)
+        EVENTS.labels("source", system, "", State.DEAD.value).inc()
+        letter = DeadLetter(
+            entity=None,
+            link=None,
+            topic=topic,
+            partition=-1,
+            offset=-1,
+            key=key,
+            value=None,
+            error=f"the row is too large for Kafka ({error}): raise max.message.bytes of the topic, then read the row again",
+            code="MSG_SIZE_TOO_LARGE",
+            where=Where.SOURCE,
+        )
+        assert self._encode_dead is not None
+        return dead(system), self._encode_dead(letter.to_avro())
+
+    _encode_dead: Callable[[Any], bytes] | None = None
 
     def _ensure_topic(self, topic: str) -> None:
         """A topic that is not there would hold up everything behind its first record."""

@@ -56,7 +56,7 @@ class _Span:
 
     def delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            self.delivery.fail(error, message)
+            self.delivery.refused(self, error, message)
             return
         self.acknowledged += 1
         if self.lsn is not None and self.acknowledged == self.sent:
@@ -71,9 +71,15 @@ class Delivery:
     """Sends records and knows what Kafka has. One thread sends; `wake` may be called from another."""
 
     def __init__(
-        self, system: str, settings: Mapping[str, Any], wake: Callable[[], None], relieve: Callable[[], None] = lambda: None
+        self,
+        system: str,
+        settings: Mapping[str, Any],
+        wake: Callable[[], None],
+        relieve: Callable[[], None] = lambda: None,
+        dead_letter: Callable[[str, bytes | None, str], tuple[str, bytes]] | None = None,
     ) -> None:
         self.wake = wake
+        self._dead_letter = dead_letter  # (topic, key, error) → (topic, value) of what takes the place of a record too large for Kafka
         self._relieve = relieve  # called now and then while the buffer is full: the database must hear from us
         self._producer = Producer({**PRODUCER, **settings}, logger=logger)
         self._spans: deque[_Span] = deque([_Span(self)])
@@ -104,6 +110,9 @@ class Delivery:
                 self._producer.poll(0.5)  # returns with the first acknowledgement
                 self.check()
             except KafkaException as error:
+                if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE and self._dead_letter is not None:
+                    self._bury(span, topic, key, error.args[0])
+                    break
                 raise Retriable(f"sending to {topic}: {error.args[0]}") from error
         self._since_poll += 1
         if self._since_poll >= POLL_EVERY:
@@ -151,11 +160,24 @@ class Delivery:
             self._waiting.wait()
             self._producer.poll(0.1)
 
-    def fail(self, error: KafkaError, message: Message) -> None:
-        """A record that Kafka did not take."""
+    def refused(self, span: _Span, error: KafkaError, message: Message) -> None:
+        """A record that Kafka did not take: one that is too large is dead (I8), anything else ends the stream, to be opened again."""
+        key = message.key()
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and self._dead_letter is not None and (key is None or isinstance(key, bytes)):
+            try:
+                self._bury(span, message.topic() or "", key, error)
+                return
+            except (BufferError, KafkaException) as again:
+                logger.warning("a dead letter of %s could not be sent: %s", message.topic(), again)
         if self._failure is None:
             self._failure = f"Kafka refused a record of {message.topic()}: {error}"
         self.wake()
+
+    def _bury(self, span: _Span, topic: str, key: bytes | None, error: KafkaError) -> None:
+        """Sends the dead letter in the record's place: the span is done when Kafka has that."""
+        assert self._dead_letter is not None
+        dead_topic, value = self._dead_letter(topic, key, str(error))
+        self._producer.produce(dead_topic, value, key, on_delivery=span.delivered)
 
     def check(self) -> None:
         if self._failure is not None:

@@ -17,6 +17,7 @@ from typing import Any
 import fastavro
 import psycopg
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from connectors.source.connector import Source, SourceSettings
 from schemas.errors import ConcordError
@@ -229,6 +230,9 @@ def a_source(
         yield running.start() if start else running
     finally:
         running.stop()
+        admin = AdminClient({"bootstrap.servers": kafka})
+        if f"dead.{system}" in admin.list_topics(timeout=30).topics:  # the others begin with the test's prefix
+            admin.delete_topics([f"dead.{system}"])[f"dead.{system}"].result()
 
 
 def run_sql(dsn: str, *statements: str) -> None:

@@ -17,6 +17,7 @@ from connectors.source import metrics
 from connectors.source.slot import create_slot, drop_slot, ensure_publication, slot_state, usable
 from connectors.source.snapshot import SnapshotStore
 from schemas.errors import Retriable, SlotLost, UnfitDatabase
+from tests.services import MakeTopic
 from tests.source.source_running import Record, a_source, run_sql, wait_for
 
 
@@ -325,3 +326,23 @@ def test_errors_are_told_apart_by_their_code(database: str) -> None:
         create_slot(conn, "not a slot name!")
     with pytest.raises(Retriable):
         connect("postgresql://nobody@127.0.0.1:1/nowhere")
+
+
+def test_I8_a_row_too_large_for_kafka_is_dead_lettered_and_the_rest_goes_on(
+    database: str, kafka: str, topic_prefix: str, make_topic: MakeTopic
+) -> None:
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY, a text)")
+    make_topic("public.t", 1, max_message_bytes=100_000)
+    with a_source(kafka, database, topic_prefix, ["t"]) as source:
+        source.snapshot_done(database)
+        run_sql(
+            database, "INSERT INTO t VALUES (1, 'x'), (2, (SELECT string_agg(md5(g::text), '') FROM generate_series(1, 10000) g)), (3, 'x')"
+        )
+        assert ids(source.read(["t"], lambda found: len(found) >= 2)) == [1, 3]
+        (letter,) = source.reader.read([f"dead.{topic_prefix}"], lambda found: len(found) >= 1)
+        assert letter.value["topic"] == f"{topic_prefix}.public.t"
+        assert letter.value["where"] == "source"
+        assert "max.message.bytes" in letter.value["error"]
+        end = end_of_log(database)
+        wait_for(lambda: confirmed(database, source.settings.slot) >= end, "the log is confirmed")
+    assert source.error is None
