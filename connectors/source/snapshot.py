@@ -38,7 +38,7 @@ from connectors.postgres import translated
 from connectors.source import metrics
 from connectors.source.pgoutput import tuple_bytes
 from connectors.source.relations import CapturedTable, DatabaseCatalog, TableFacts, captured_table, relation_of
-from schemas.errors import UnfitDatabase
+from schemas.errors import Refused, UnfitDatabase
 
 logger = logging.getLogger(__name__)
 
@@ -190,14 +190,22 @@ class Snapshotter:
     linked: Callable[[str, str], Iterable[tuple[str, Callable[[str], dict[str, str]]]]]
     # (schema, table) → its entities: (name, key text → key columns)
     aborted: threading.Event = field(default_factory=threading.Event)
+    refused: dict[str, str] = field(default_factory=dict)  # table → why its snapshot could not be taken
 
     def run_pending(self, tables: Sequence[tuple[str, str]]) -> None:
         """Reads every table that is not finished. Raises Aborted when the stream ends."""
         pending = self.store.pending(tables)
         for done, progress in enumerate(pending):
-            metrics.SNAPSHOT_PENDING.labels(self.system).set(len(pending) - done)
-            self._table(progress)
-        metrics.SNAPSHOT_PENDING.labels(self.system).set(0)
+            metrics.SNAPSHOT_PENDING.labels(self.system).set(len(pending) - done + len(self.refused))
+            name = f"{progress.schema}.{progress.table}"
+            try:
+                self._table(progress)
+                self.refused.pop(name, None)
+            except (UnfitDatabase, Refused) as error:  # I8: a table that is gone, a predicate that is no SQL; the others go on
+                if self.refused.get(name) != str(error):
+                    logger.error("%s.%s: the snapshot cannot be taken, and is tried again: %s", self.system, name, error)
+                self.refused[name] = str(error)
+        metrics.SNAPSHOT_PENDING.labels(self.system).set(len(self.refused))
 
     def _table(self, progress: Progress) -> None:
         name = f"{progress.schema}.{progress.table}"

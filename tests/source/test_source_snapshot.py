@@ -139,6 +139,23 @@ def test_a_predicate_reads_some_rows_again_while_live(database: str, kafka: str,
         wait_for(lambda: source.error is None, "no error")
 
 
+def test_a_predicate_that_is_no_sql_stops_nothing_else(
+    database: str, kafka: str, topic_prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE u (id int PRIMARY KEY)", "INSERT INTO u VALUES (1)")
+    with a_source(kafka, database, topic_prefix, ["t", "u"]) as source:
+        source.snapshot_done(database)
+        with psycopg.connect(database, autocommit=True) as conn:
+            store = SnapshotStore(conn, source.settings.slot)
+            store.request("public", "t", "nonsense (")
+            store.request("public", "u")
+        source.read(["u"], lambda found: len(found) >= 2)
+        run_sql(database, "INSERT INTO t VALUES (1)")
+        source.read(["t"], lambda found: len(found) >= 1)
+    assert "public.t: the snapshot cannot be taken" in caplog.text
+    assert source.error is None
+
+
 def test_a_chunk_that_missed_a_commit_before_its_watermark_is_read_again() -> None:
     """A transaction whose commit record is in the log before the low watermark, but which the chunk's SELECT did not see yet."""
     settings = SourceSettings("crm", "", "slot", "pub", {}, {})
