@@ -346,3 +346,26 @@ def test_I8_a_row_too_large_for_kafka_is_dead_lettered_and_the_rest_goes_on(
         end = end_of_log(database)
         wait_for(lambda: confirmed(database, source.settings.slot) >= end, "the log is confirmed")
     assert source.error is None
+
+
+def test_settings_come_from_the_pipeline() -> None:
+    """What the source must know of a binding: its table, and every column that the mapping reads."""
+    from types import SimpleNamespace
+
+    from connectors.source.connector import settings_for
+
+    binding = SimpleNamespace(
+        entity="customer",
+        table=SimpleNamespace(schema="public", name="account"),
+        key_columns=("id",),
+        columns={"name": ("name",), "email": ("mail", "mail_compact")},
+        needed=frozenset({"org"}),
+        key_values=lambda key: {"id": key},
+    )
+    system = SimpleNamespace(dsn="dbname=crm", slot="concord_crm", publication="concord_crm", session={}, heartbeat_seconds=7.0)
+    kafka = SimpleNamespace(bootstrap="b:1", settings={"client.id": "x"}, partitions=4, replication=1)
+    config = SimpleNamespace(systems={"crm": system}, kafka=kafka)
+    settings = settings_for("crm", SimpleNamespace(config=config, tables=lambda system: [binding]))
+    assert settings.tables == {("public", "account"): {"id", "name", "mail", "org"}}
+    assert settings.kafka == {"bootstrap.servers": "b:1", "client.id": "x"}
+    assert settings.linked[("public", "account")][0][0] == "customer"
