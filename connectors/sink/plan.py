@@ -501,7 +501,7 @@ class _Look:
         record = task.record
         wanted = {name: value for name, value in record.values.items() if name in binding.columns and name in binding.writable}
         values: dict[str, Canonical] = {}
-        again = False
+        left_out: set[str] = set()
         # the insert expression makes it: a number out of the application's own sequence
         made = frozenset(name for name in binding.generated if record.values.get(name) is None or entity.owner.get(name) == self.system)
         for name, value in wanted.items():
@@ -511,7 +511,7 @@ class _Look:
             if missing is not None:
                 if not self._may_leave_out(binding, name, missing, task):
                     return missing
-                again = True
+                left_out.add(name)
                 continue
             values[name] = found
         match = (
@@ -539,12 +539,10 @@ class _Look:
         problem = unfit_text(columns)
         if problem is not None:
             return Dead(task, problem, "22021")
-        state.applied = {
-            name: version for name, version in record.versions.items() if name in wanted and not (again and name not in values)
-        }
+        state.applied = {name: version for name, version in record.versions.items() if name in wanted and name not in left_out}
         state.applied[EXISTS] = record.exists
         state.adjusted = {}
-        return Write(task, Op.INSERT, None, columns, values, state, again, made)
+        return Write(task, Op.INSERT, None, columns, values, state, bool(left_out), made)
 
     def _match(self, entity: Entity, binding: Binding, values: Mapping[str, Canonical], record: GoldenRecord) -> tuple[str, ...] | None:
         full = {name: values.get(name, record.values.get(name)) for name in entity.match_on}
@@ -569,7 +567,8 @@ class _Look:
         held = held_values(binding, row)
         before = state.copy()
         values: dict[str, Canonical] = {}
-        end, again = State.SUPERSEDED, False
+        waits: Park | None = None  # what a field waits for; the rest is written
+        end = State.SUPERSEDED
         for name, value in record.values.items():
             if name not in binding.columns or name not in binding.writable:
                 continue
@@ -588,26 +587,28 @@ class _Look:
                 end = State.SUPERSEDED  # guard: an edit that is on its way; merge decides on it and asks again
                 continue
             if missing is not None:
-                if not self._may_leave_out(binding, name, missing, task, written=True):
+                if not isinstance(missing, Park):
                     return missing
-                again = True
+                waits = missing
                 continue
             values[name] = found
             state.applied[name] = version
         if values and any(name in values for name in entity.match_on):
             taken = self._taken_by_another(task, entity, binding, key, values, held)
+            if isinstance(taken, Wait):
+                return taken
             if isinstance(taken, Park):
-                for name in entity.match_on:  # they wait for the value; the rest is written
+                waits = taken
+                for name in entity.match_on:
                     if values.pop(name, None) is not None:
                         state.applied[name] = before.version(name)
-                rest = self._written(task, Op.UPDATE, binding, state, key, row, values, end, again)
-                if isinstance(rest, Write):
-                    rest.then = taken
-                    return rest
-                return taken
-            if taken is not None:
-                return taken
-        return self._written(task, Op.UPDATE, binding, state, key, row, values, end, again)
+        decision = self._written(task, Op.UPDATE, binding, state, key, row, values, end)
+        if waits is None or isinstance(decision, Dead):
+            return decision
+        if not isinstance(decision, Write):
+            return waits
+        decision.then = waits
+        return decision
 
     def _taken_by_another(
         self,
@@ -647,7 +648,6 @@ class _Look:
         row: Row,
         values: dict[str, Canonical],
         end: State,
-        again: bool = False,
     ) -> Decision:
         """The write of these fields, of the columns that differ; or the end, if none does."""
         columns = {column: text for column, text in binding.to_columns(values).items() if row.get(column) != text} if values else {}
@@ -656,7 +656,7 @@ class _Look:
             return Dead(task, problem, "22021")
         if not columns:
             return End(task, end, "nothing to write", state)
-        return Write(task, op, key, columns, values, state, again)
+        return Write(task, op, key, columns, values, state)
 
     # common
 
@@ -686,7 +686,7 @@ class _Look:
             return None, Wait(task, park)
         return None, park
 
-    def _may_leave_out(self, binding: Binding, name: str, missing: Decision, task: Task, written: bool = False) -> bool:
+    def _may_leave_out(self, binding: Binding, name: str, missing: Decision, task: Task) -> bool:
         """A thing that refers to itself, or a ring of things of one batch: the reference is written once its end is there, if it may be
         null."""
         if not isinstance(missing, Park | Wait):
@@ -695,7 +695,7 @@ class _Look:
         link = self.there.names.get((park.entity, *parse_row_name(park.waits_for)))
         to_itself = (park.entity, link) == task.thing
         in_ring = self.last and link is not None and (park.entity, link) in self.present
-        if written or not (to_itself or in_ring):
+        if not (to_itself or in_ring):
             return False
         columns = [binding.table.column(column) for column in binding.columns[name]]
         return all(column is not None and not column.not_null for column in columns)
