@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from schemas.metrics import State
+from connectors.concord_schema import LATEST, ensure
+from connectors.sink.metrics import SinkMetrics
+from schemas.metrics import EVENTS, State
 from tests.sink.sink_world import World, a_version, later
 
 
@@ -80,3 +82,51 @@ def test_a_thing_that_comes_back_is_inserted_again(world: World) -> None:
     world.apply(applier, world.customer("c1", name="Back", keys={world.erp: "1"}, exists=a_version(400, count=3)))
     assert world.partners() == [("Back", "DE1", "Ulm", "10")]
     assert {("customer", "erp", "1", "crm:c1", True), ("customer", "erp", "2", "crm:c1", False)} <= world.crosswalk()
+
+
+def test_i6_every_record_of_a_batch_ends_in_one_counted_state(world: World) -> None:
+    applier = world.applier()
+    world.apply(applier, world.customer("c1"))
+    records = [
+        world.customer("c1"),  # superseded
+        world.customer("c2", tax_id="T2"),  # applied
+        later(world.customer("c2", tax_id="T2"), 200, name="B"),  # takes its place in the batch
+        world.customer("c3", tax_id="T3", targets=[]),  # unchanged
+        world.customer("c4", tax_id="T4", values={"city": "Atlantis"}),  # dead
+        world.contact("k1", "nobody"),  # parked
+    ]
+    outcome = world.apply(applier, *records)
+    metrics = SinkMetrics(world.erp)
+    metrics.ended(outcome, 0)
+    counted = {
+        (sample.labels["entity"].removesuffix(world.suffix), sample.labels["state"]): sample.value
+        for sample in EVENTS.collect()[0].samples
+        if sample.name == "concord_events_total" and sample.labels["system"] == world.erp
+    }
+    assert counted == {
+        ("customer", "superseded"): 2,
+        ("customer", "applied"): 1,
+        ("customer", "unchanged"): 1,
+        ("customer", "dead"): 1,
+        ("contact", "parked"): 1,
+    }
+
+
+def test_i10_nothing_outside_of_our_schema_is_altered(world: World) -> None:
+    def catalog() -> list[object]:
+        columns = world.rows(
+            "SELECT table_schema, table_name, column_name, data_type, column_default FROM information_schema.columns"
+            " WHERE table_schema NOT IN ('concord', 'pg_catalog', 'information_schema') ORDER BY 1, 2, 3"
+        )
+        others = world.rows(
+            "SELECT n.nspname, c.relname, c.relkind, c.relreplident, (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = c.oid) FROM pg_class c"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ('crm', 'erp', 'public') ORDER BY 1, 2"
+        )
+        return [*columns, *others]
+
+    world.sql.execute("DROP SCHEMA concord CASCADE")
+    before = catalog()
+    ensure(world.sql)
+    assert ensure(world.sql) == LATEST
+    world.apply(world.applier(), world.customer("c1"), world.contact("k1", "c1"))
+    assert catalog() == before
