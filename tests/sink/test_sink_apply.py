@@ -119,8 +119,8 @@ def test_i10_nothing_outside_of_our_schema_is_altered(world: World) -> None:
             " WHERE table_schema NOT IN ('concord', 'pg_catalog', 'information_schema') ORDER BY 1, 2, 3"
         )
         others = world.rows(
-            "SELECT n.nspname, c.relname, c.relkind, c.relreplident, (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = c.oid) FROM pg_class c"
-            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ('crm', 'erp', 'public') ORDER BY 1, 2"
+            "SELECT n.nspname, c.relname, c.relkind, c.relreplident, (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = c.oid)"
+            " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ('crm', 'erp', 'public') ORDER BY 1, 2"
         )
         return [*columns, *others]
 
