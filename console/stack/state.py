@@ -18,7 +18,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,11 @@ class Spec:
     @classmethod
     def load(cls, folder: Path) -> Spec:
         data: dict[str, Any] = json.loads((folder / "spec.json").read_text())
-        lists: dict[str, Any] = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
-        return cls(**{**data, **lists})
+        known = {each.name for each in fields(cls)}  # one that an earlier or later version wrote is read as far as it says what we need
+        try:
+            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in known})
+        except TypeError as error:
+            raise StackError(f"{folder} was set up by another version of Concord: `make clean` removes it") from error
 
     def save(self) -> None:
         write_json(self.folder / "spec.json", asdict(self))
