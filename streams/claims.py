@@ -51,7 +51,9 @@ def on_claim(owner: Owner | None, message: Claim) -> Decided:
     if message["op"] == "claim":
         mine["waiting"] = known["waiting"] if was_waiting else [*mine["waiting"], message]
     elif message["op"] == "refuse":
-        if mine["link"] == message["not"] and mine["slots"].get(message["system"]) == message["key"]:
+        if was_waiting:
+            mine["waiting"] = known["waiting"]  # the same refusal again
+        elif mine["link"] == message["not"] and mine["slots"].get(message["system"]) == message["key"]:
             del mine["slots"][message["system"]]
             mine["waiting"] = [*mine["waiting"], {**message, "op": "claim"}]
     else:

@@ -1,0 +1,317 @@
+"""The fold, without Kafka: order and multiplicity, stamps, owners, deletes, echoes, conflicts."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.change import Change, Op
+from schemas.conflicts import CONFLICT_SCHEMA, EXISTS, Rule, conflict_from_avro
+from schemas.golden import GoldenRecord
+from schemas.registry import MemoryRegistry
+from schemas.serde import Codec
+from streams.fold import KEPT_GONE_ROWS, End, Folded, Rules, ThingState, fold
+
+FIELDS = ("name", "city", "limit")
+RULES = Rules(
+    entity="customer",
+    systems=("crm", "erp"),
+    ranks={"crm": 1, "erp": 2},
+    owners={"limit": "erp"},
+    written={"crm": FIELDS, "erp": FIELDS},
+)
+
+
+def at(lsn: int) -> str:
+    return f"{lsn:032X}"
+
+
+def a_change(
+    system: str = "crm", lsn: int = 10, op: str = "u", ts: int = 1000, key: str = "1", origin: int | None = None, **values: Any
+) -> Change:
+    return Change(system, key, Op(op), at(lsn), ts, origin, None if op == "d" else values)
+
+
+def folded(*changes: Change, rules: Rules = RULES) -> Folded:
+    """All of them, in this order; conflicts added up."""
+    state: ThingState | None = None
+    conflicts: tuple[Any, ...] = ()
+    done = Folded(None, None, (), End.UNCHANGED)
+    for change in changes:
+        done = fold("crm:1", state, change, rules)
+        state, conflicts = done.state, conflicts + done.conflicts
+    return done._replace(conflicts=conflicts)
+
+
+def record_of(done: Folded) -> GoldenRecord:
+    assert done.record is not None
+    return done.record
+
+
+def values_of(done: Folded) -> dict[str, Any]:
+    assert done.state is not None
+    return {name: entry[0] for name, entry in done.state["fields"].items()}
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[list[Change]]:
+    """Per system, its changes of one thing in the order of its log: one live row at a time, echoes among them."""
+    logs = []
+    for system in ("crm", "erp"):
+        log: list[Change] = []
+        key, row = 1, dict[str, str]()
+        for number in range(draw(st.integers(0, 6))):
+            ts, origin = draw(st.integers(1, 50)), draw(st.none() | st.integers(1, 60))
+            if row and draw(st.integers(0, 5)) == 0:
+                log.append(Change(system, str(key), Op.DELETE, at(number + 1), ts, origin, None))
+                key, row = key + 1, {}
+                continue
+            op = Op.CREATE if not row and draw(st.booleans()) else Op.READ if not row else Op.UPDATE
+            row = {**row, **{name: draw(st.sampled_from("abc")) for name in FIELDS if not row or draw(st.booleans())}}
+            log.append(Change(system, str(key), op, at(number + 1), ts, origin, dict(row)))
+        logs.append(log)
+    return logs
+
+
+def interleaved(logs: list[list[Change]], data: st.DataObject) -> list[Change]:
+    """One order in which merge may get them: each log in its order, some of it again."""
+    left, out = [list(log) for log in logs], list[Change]()
+    while any(left):
+        log = data.draw(st.sampled_from([log for log in left if log]))
+        out.append(log.pop(0))
+        if data.draw(st.integers(0, 3)) == 0:
+            out.append(data.draw(st.sampled_from(out)))
+    return out
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories(), st.data())
+def test_i7_any_order_and_multiplicity_end_in_the_same_golden_record(logs: list[list[Change]], data: st.DataObject) -> None:
+    one, other = folded(*interleaved(logs, data)), folded(*interleaved(logs, data), *itertools.chain(*logs))
+    if one.state is None or other.state is None:
+        assert one.state is other.state
+        return
+    assert one.state["fields"] == other.state["fields"]
+    assert one.state["exists"] == other.state["exists"]
+    assert {n: r["rows"] for n, r in one.state["replicas"].items()} == {n: r["rows"] for n, r in other.state["replicas"].items()}
+
+
+@settings(max_examples=200, deadline=None)
+@given(histories(), st.data())
+def test_i3_the_state_survives_its_json_and_nothing_in_it_is_changed_in_place(logs: list[list[Change]], data: st.DataObject) -> None:
+    kept: ThingState | None = None
+    stored: ThingState | None = None
+    for change in interleaved(logs, data):
+        before = orjson.dumps(kept)
+        done, again = fold("crm:1", kept, change, RULES), fold("crm:1", stored, change, RULES)
+        assert orjson.dumps(kept) == before
+        assert orjson.dumps(done.state) == orjson.dumps(again.state)
+        assert (done.record, done.conflicts, done.end) == (again.record, again.conflicts, again.end)
+        kept, stored = done.state, orjson.loads(orjson.dumps(again.state))
+
+
+@settings(max_examples=200, deadline=None)
+@given(histories(), st.data())
+def test_a_version_never_shrinks(logs: list[list[Change]], data: st.DataObject) -> None:
+    state: ThingState | None = None
+    for change in interleaved(logs, data):
+        done = fold("crm:1", state, change, RULES)
+        for name, entry in (state or {"fields": {}})["fields"].items():
+            assert done.state is not None
+            after = done.state["fields"][name]
+            assert tuple(after[1:7]) >= tuple(entry[1:7])
+            assert tuple(after[1:7]) > tuple(entry[1:7]) or after[0] == entry[0]
+        state = done.state
+
+
+def test_i3_a_change_twice_is_superseded_and_changes_nothing() -> None:
+    once = folded(a_change(op="c", name="a"))
+    again = fold("crm:1", once.state, a_change(op="c", name="a"), RULES)
+    assert again.state is once.state
+    assert (again.record, again.conflicts, again.end) == (None, (), End.SUPERSEDED)
+
+
+def test_a_whole_row_save_edits_only_what_it_changed() -> None:
+    done = folded(
+        a_change(op="c", name="a", city="x"),
+        a_change("erp", lsn=1, op="c", ts=2000, key="12", name="a", city="y"),
+        a_change(lsn=20, ts=3000, name="b", city="x"),  # CRM never saw the ERP's city
+    )
+    assert values_of(done) == {"name": "b", "city": "y"}
+    assert record_of(done).targets == ("crm", "erp")
+
+
+def test_an_edit_made_on_our_write_beats_it_though_its_clock_is_behind() -> None:
+    done = folded(
+        a_change(op="c", ts=9000, name="a"),
+        a_change("erp", lsn=1, op="c", ts=10, key="12", origin=9000, name="a"),
+        a_change("erp", lsn=2, ts=20, key="12", name="b"),
+    )
+    assert values_of(done) == {"name": "b"}
+    assert record_of(done).versions["name"].hlc == 9001
+    assert done.conflicts == ()  # made in knowledge of what it replaced
+
+
+def test_i5_an_echo_edits_nothing() -> None:
+    first = folded(a_change(op="c", name="a"))
+    echo = fold("crm:1", first.state, a_change("erp", lsn=1, op="c", ts=2000, key="12", origin=1000, name="a"), RULES)
+    assert echo.end is End.ECHO
+    assert record_of(echo).targets == ()
+    assert record_of(echo).keys == {"crm": "1", "erp": "12"}
+    again = fold("crm:1", echo.state, a_change("erp", lsn=2, ts=3000, key="12", origin=1000, name="a"), RULES)
+    assert (again.record, again.end) == (None, End.ECHO)
+
+
+def test_a_lost_write_is_overwritten_again() -> None:
+    done = folded(a_change(op="c", ts=1000, name="a"), a_change("erp", lsn=1, op="c", ts=900, key="12", name="b"))
+    assert record_of(done).targets == ("erp",)
+    assert record_of(done).versions["name"][-1] == 2  # writes seen
+    [conflict] = done.conflicts
+    assert (conflict.won.system, conflict.won.value, conflict.lost.system, conflict.lost.value) == ("crm", "a", "erp", "b")
+    assert conflict.rule is Rule.LATER
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "rule"),
+    [
+        (a_change(op="c", ts=5, limit="1"), a_change("erp", lsn=1, op="c", ts=1, key="12", limit="2"), Rule.OWNER),
+        (a_change(op="c", ts=5, name="1"), a_change("erp", lsn=1, op="r", ts=9, key="12", name="2"), Rule.FIRST_SIGHT),
+        (a_change(op="r", ts=9, name="1"), a_change("erp", lsn=1, op="r", ts=1, key="12", name="2"), Rule.RANK),
+        (a_change(op="c", ts=5, name="1"), a_change("erp", lsn=1, op="c", ts=5, key="12", name="2"), Rule.RANK),
+        (a_change(op="c", ts=5, name="1"), a_change("erp", lsn=1, op="c", ts=4, key="12", name="2"), Rule.LATER),
+    ],
+)
+def test_a_conflict_says_what_decided_in_whatever_order_it_shows(one: Change, other: Change, rule: Rule) -> None:
+    there, back = folded(one, other), folded(other, one)
+    assert values_of(there) == values_of(back)
+    assert [(c.rule, c.won.value, c.lost.value) for c in there.conflicts] == [(c.rule, c.won.value, c.lost.value) for c in back.conflicts]
+    assert [c.rule for c in there.conflicts] == [rule]
+
+
+def test_a_first_sight_of_an_equal_value_is_no_conflict() -> None:
+    assert folded(a_change(op="c", name="a"), a_change("erp", lsn=1, op="r", key="12", name="a")).conflicts == ()
+
+
+def test_the_owner_is_never_overruled_and_the_rest_of_the_change_holds() -> None:
+    done = folded(
+        a_change("erp", lsn=1, op="c", ts=1, key="12", name="a", limit="10"),
+        a_change(op="c", ts=2, origin=1, name="a", limit="10"),
+        a_change(lsn=20, ts=9000, name="b", limit="99"),
+    )
+    assert values_of(done) == {"name": "b", "limit": "10"}
+    assert record_of(done).targets == ("crm", "erp")
+
+
+def test_a_delete_takes_the_thing_away_and_a_later_edit_brings_it_back() -> None:
+    born = (a_change(op="c", ts=1, name="a"), a_change("erp", lsn=1, op="c", ts=2, key="12", origin=1, name="a"))
+    dead = folded(*born, a_change(lsn=20, op="d", ts=10))
+    assert (record_of(dead).alive, record_of(dead).targets) == (False, ("erp",))
+    back = folded(*born, a_change(lsn=20, op="d", ts=10), a_change("erp", lsn=2, ts=20, key="12", name="b"))
+    assert (record_of(back).alive, record_of(back).targets, record_of(back).seen["crm"]) == (True, ("crm",), None)
+    assert [(c.field, c.won.value, c.rule) for c in back.conflicts] == [(EXISTS, True, Rule.LATER)]
+
+
+def test_a_delete_that_is_ignored_edits_nothing_and_the_system_is_left_alone() -> None:
+    rules = replace(RULES, delete="ignore")
+    born = (a_change(op="c", ts=1, name="a"), a_change("erp", lsn=1, op="c", ts=2, key="12", origin=1, name="a"))
+    done = folded(*born, a_change(lsn=20, op="d", ts=10), a_change("erp", lsn=2, ts=20, key="12", name="b"), rules=rules)
+    assert (record_of(done).alive, record_of(done).targets) == (True, ())
+    again = folded(*born, a_change(lsn=20, op="d", ts=10), a_change(lsn=30, op="c", key="2", ts=20, name="b"), rules=rules)
+    assert record_of(again).targets == ("erp",)
+
+
+def test_a_soft_delete_asks_for_its_values_where_there_is_a_row() -> None:
+    rules = replace(RULES, delete="soft", soft={"city": "gone"})
+    born = (a_change(op="c", ts=1, name="a", city="x"), a_change("erp", lsn=1, op="c", ts=2, key="12", origin=1, name="a", city="x"))
+    dead = folded(*born, a_change(lsn=20, op="d", ts=10), rules=rules)
+    assert (record_of(dead).alive, record_of(dead).targets) == (False, ("erp",))
+    done = folded(*born, a_change(lsn=20, op="d", ts=10), a_change("erp", lsn=2, key="12", origin=11, name="a", city="gone"), rules=rules)
+    assert (done.record, done.end) == (None, End.ECHO)
+
+
+def test_what_the_target_generates_is_its_edit() -> None:
+    rules = replace(RULES, owners={"limit": "erp"}, generated={"erp": frozenset({"limit", "city"})})
+    done = folded(
+        a_change(op="c", ts=1, name="a", limit=None, city="x"),
+        a_change("erp", lsn=1, op="c", ts=2, key="12", origin=1, name="a", limit="P1", city="x"),
+        rules=rules,
+    )
+    assert values_of(done) == {"name": "a", "limit": "P1", "city": "x"}
+    assert record_of(done).targets == ("crm",)
+    assert record_of(done).versions["limit"].owned == 1
+
+
+def test_what_the_owners_trigger_does_to_our_update_is_its_edit() -> None:
+    done = folded(
+        a_change("erp", lsn=1, op="c", ts=1, key="12", name="a", limit="10"),
+        a_change(op="c", ts=2, origin=1, name="a", limit="10"),
+        a_change(lsn=20, ts=5, name="b", limit="10"),
+        a_change("erp", lsn=2, ts=6, key="12", origin=5, name="b", limit="11"),
+    )
+    assert values_of(done)["limit"] == "11"
+    assert record_of(done).targets == ("crm",)
+
+
+def test_an_unchanged_toast_value_says_nothing() -> None:
+    done = folded(a_change(op="c", name="a", city="long"), a_change(lsn=20, name="b"), a_change(lsn=15, name="old", city="longer"))
+    assert values_of(done) == {"name": "b", "city": "longer"}  # the older event knows of the column what the newer one did not tell
+
+
+def test_systems_are_compared_in_their_own_representation() -> None:
+    rules = replace(RULES, same=lambda system, name, golden, held: str(golden).upper() == held if system == "erp" else golden == held)
+    done = folded(a_change(op="c", name="a"), a_change("erp", lsn=1, op="c", key="12", origin=1000, name="A"), rules=rules)
+    assert record_of(done).targets == ()
+    assert values_of(done) == {"name": "a"}
+
+
+def test_what_is_not_written_in_a_system_is_not_compared_there() -> None:
+    rules = replace(RULES, written={"crm": FIELDS, "erp": ("name",)})
+    done = folded(a_change(op="c", name="a", city="x"), a_change("erp", lsn=1, op="c", key="12", origin=1000, name="a"), rules=rules)
+    assert record_of(done).targets == ()
+    nobody = folded(a_change(op="c", name="a"), rules=replace(RULES, written={"crm": FIELDS, "erp": ()}))
+    assert record_of(nobody).targets == ()  # told all the same: others may read the topic
+
+
+def test_a_row_under_a_new_key_keeps_what_it_held() -> None:
+    moved = Change("crm", "2", Op.UPDATE, at(20), 2000, None, {"name": "b", "city": "x"}, was="1")
+    done = folded(a_change(op="c", name="a", city="x"), moved)
+    assert (record_of(done).keys, record_of(done).alive) == ({"crm": "2"}, True)
+    assert record_of(done).versions["city"].hlc == 1000
+    assert record_of(done).versions["name"].hlc == 2000
+
+
+def test_gone_rows_and_what_was_seen_do_not_grow_for_ever() -> None:
+    state: ThingState | None = None
+    for number in range(1, 200):
+        state = fold("crm:1", state, a_change(lsn=10 * number, op="c", ts=number, key=str(number), name="a"), RULES).state
+        state = fold(
+            "crm:1", state, a_change(lsn=10 * number + 1, ts=number, key=str(number), origin=number, name=f"{number}"), RULES
+        ).state
+        state = fold("crm:1", state, a_change(lsn=10 * number + 2, op="d", ts=number, key=str(number)), RULES).state
+    assert state is not None
+    assert len(state["replicas"]["crm"]["rows"]) <= KEPT_GONE_ROWS
+    assert len(state["replicas"]["crm"]["seen"]) == 1
+
+
+def test_a_conflict_survives_its_avro() -> None:
+    codec = Codec(MemoryRegistry())
+    [conflict] = folded(a_change(op="c", ts=1000, name="a"), a_change("erp", lsn=1, op="c", ts=900, key="12", name=None)).conflicts
+    data = codec.encoder("conflicts", CONFLICT_SCHEMA)(conflict.to_avro())
+    assert conflict_from_avro(codec.decode(data)[1]) == conflict
+
+
+def test_a_thousand_changes_are_folded_in_no_time() -> None:
+    """No budget, a stop against folly: copying a state deeply would be fifty times this."""
+    state, row, began = None, {f"f{number}": "a" for number in range(10)}, time.process_time()
+    rules = replace(RULES, written={"crm": tuple(row), "erp": tuple(row)})
+    for number in range(1, 1001):
+        change = Change("crm", "1", Op.UPDATE, at(number), number, None, {**row, f"f{number % 10}": f"v{number}"})
+        state = fold("crm:1", state, change, rules).state
+    assert time.process_time() - began < 1
