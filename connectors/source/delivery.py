@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 Headers = list[tuple[str, str | bytes | None]]  # as confluent-kafka types them
 MAX_BYTES: Final = 64 * 1024 * 1024  # a record; PostgreSQL's values go to 1 GB, Kafka's brokers say 1 MB unless the topic says otherwise
+BATCH_BYTES: Final = 900_000  # of one request to a partition: below what a broker takes unless told otherwise
 POLL_EVERY: Final = 256  # records sent between two polls in passing
 
 PRODUCER: Final[Mapping[str, Any]] = {
@@ -39,6 +40,7 @@ PRODUCER: Final[Mapping[str, Any]] = {
     "queue.buffering.max.messages": 100_000,
     "queue.buffering.max.kbytes": 32_768,  # memory stays flat, however large the transaction
     "message.max.bytes": MAX_BYTES,
+    "batch.size": BATCH_BYTES,
     "topic.metadata.propagation.max.ms": 30_000,
 }
 
@@ -161,16 +163,21 @@ class Delivery:
             self._producer.poll(0.1)
 
     def refused(self, span: _Span, error: KafkaError, message: Message) -> None:
-        """A record that Kafka did not take: one that is too large is dead (I8), anything else ends the stream, to be opened again."""
+        """A record that Kafka did not take: one that is too large is dead (I8), anything else ends the stream, to be opened again.
+
+        A broker refuses a batch as a whole; but a record beyond the size of a batch travels alone, and a smaller one is not to blame.
+        """
         key = message.key()
-        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and self._dead_letter is not None and (key is None or isinstance(key, bytes)):
+        too_large = error.code() == KafkaError.MSG_SIZE_TOO_LARGE and len(message) > BATCH_BYTES - 1000
+        if too_large and self._dead_letter is not None and (key is None or isinstance(key, bytes)):
             try:
                 self._bury(span, message.topic() or "", key, error)
                 return
             except (BufferError, KafkaException) as again:
                 logger.warning("a dead letter of %s could not be sent: %s", message.topic(), again)
         if self._failure is None:
-            self._failure = f"Kafka refused a record of {message.topic()}: {error}"
+            hint = f" (max.message.bytes of the topic must be over {BATCH_BYTES})" if error.code() == KafkaError.MSG_SIZE_TOO_LARGE else ""
+            self._failure = f"Kafka refused a record of {message.topic()}: {error}{hint}"
         self.wake()
 
     def _bury(self, span: _Span, topic: str, key: bytes | None, error: KafkaError) -> None:

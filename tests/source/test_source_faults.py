@@ -142,7 +142,7 @@ def test_I1_nothing_is_confirmed_that_kafka_has_not(database: str, kafka: str, t
     # a broker that is not there: the source streams, and Kafka acknowledges nothing
     nowhere = "127.0.0.1:1"
     with a_source(kafka, database, topic_prefix, ["t"], start=False, kafka={"bootstrap.servers": nowhere, "log_level": "0"}) as source:
-        source.source = _with_topics_known(source.settings, source.registry, [source.topic("t")])
+        source.source = _with_topics_known(source.settings, source.registry, [source.topic("t"), f"dead.{topic_prefix}"])
         thread = threading.Thread(target=source.source.run, daemon=True)
         thread.start()
         try:
@@ -332,11 +332,11 @@ def test_I8_a_row_too_large_for_kafka_is_dead_lettered_and_the_rest_goes_on(
     database: str, kafka: str, topic_prefix: str, make_topic: MakeTopic
 ) -> None:
     run_sql(database, "CREATE TABLE t (id int PRIMARY KEY, a text)")
-    make_topic("public.t", 1, max_message_bytes=100_000)
+    make_topic("public.t", 1, max_message_bytes=1_000_000)
     with a_source(kafka, database, topic_prefix, ["t"]) as source:
         source.snapshot_done(database)
         run_sql(
-            database, "INSERT INTO t VALUES (1, 'x'), (2, (SELECT string_agg(md5(g::text), '') FROM generate_series(1, 10000) g)), (3, 'x')"
+            database, "INSERT INTO t VALUES (1, 'x'), (2, (SELECT string_agg(md5(g::text), '') FROM generate_series(1, 50000) g)), (3, 'x')"
         )
         assert ids(source.read(["t"], lambda found: len(found) >= 2)) == [1, 3]
         (letter,) = source.reader.read([f"dead.{topic_prefix}"], lambda found: len(found) >= 1)
