@@ -6,14 +6,14 @@
     links, crosswalk, parked, dead letters, progress, origin, commit      one round trip; I2: the progress is in the rows' own transaction
 
 A batch that the database refuses is rolled back and halved under savepoints until the bad records stand alone (I8): they become dead
-letters, or wait where another thing's row is in the way. An error that is nobody's fault (`Retriable`) passes through: the caller tries
-again.
+letters, or wait where another thing's row is in the way, or where their own is locked for longer than `lock_timeout`. An error that is
+nobody's fault (`Retriable`) passes through: the caller tries again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
@@ -37,16 +37,18 @@ from connectors.sink.plan import (
     Thing,
     Write,
     coalesced,
+    held_match,
     in_order,
     match_columns,
     match_texts,
     named_after,
     supersedes,
     value_wait,
+    wanted_match,
     wants_holders,
 )
 from connectors.sink.statements import Statement, TableStatements
-from schemas.change import parse_row_name, row_name
+from schemas.change import Canonical, parse_row_name, row_name
 from schemas.errors import ConcordError, MappingError, Refused, Retriable, SchemaError, UnfitDatabase
 from schemas.golden import GoldenRecord, Version
 from schemas.lsn import Lsn
@@ -58,6 +60,8 @@ logger = logging.getLogger(__name__)
 Connection = psycopg.Connection[tuple[Any, ...]]
 Place = tuple[str, int]  # (topic, partition)
 
+SHORT_WAIT: Statement = ("SET LOCAL lock_timeout TO '100ms'", ())  # where one record after the other may meet a locked row
+LOCKED = "55P03"
 NO_ROW = "no_row"  # the code of a write that hit no row
 
 
@@ -147,14 +151,31 @@ class Applier:
         self._tables = {
             name: TableStatements(entity.bindings[system]) for name, entity in pipeline.entities.items() if system in entity.bindings
         }
+        sides = {
+            name: [table.binding.sides[match] for match in pipeline.entities[name].match_on if match in table.binding.sides]
+            for name, table in self._tables.items()
+        }
+        self._cleaned = {name for name, matched in sides.items() if any(side.alike != "equal" for side in matched)}
+        self._comparable = {
+            name: not any(
+                sql.has_no_equality(table.binding, column)
+                for column in match_columns(table.binding, pipeline.entities[name].match_on) or ()
+            )
+            for name, table in self._tables.items()
+        }
 
     # the transaction
 
-    def apply(self, batch: Batch) -> Outcome:
-        """Raises Retriable, Fenced, or UnfitDatabase when not even dead letters can be written; then nothing was applied."""
+    def apply(self, batch: Batch, *first: Statement) -> Outcome:
+        """`first`: settings of the transaction.
+
+        Raises Retriable, Fenced, or UnfitDatabase when not even dead letters can be written; then nothing was applied.
+        """
         try:
-            return self._at_once(batch)
-        except (Refused, UnfitDatabase) as error:
+            return self._at_once(batch, first)
+        except (Refused, UnfitDatabase, Retriable) as error:
+            if isinstance(error, Retriable) and not _is_locked(error):
+                raise
             logger.debug("a batch of %d was refused, looking for the bad record: %s", len(batch), error)
             self._rollback()
             return self._halving(batch)
@@ -166,7 +187,7 @@ class Applier:
         (rows,) = self._round_trip([(sql.DUE_PARKED, (self._system, limit))])
         batch = Batch(tasks=self._parked_tasks(rows))
         self._round_trip([("COMMIT", ())])
-        return self.apply(batch) if batch.tasks else Outcome()
+        return self.apply(batch, SHORT_WAIT) if batch.tasks else Outcome()
 
     def positions(self, places: Sequence[Place]) -> dict[Place, int]:
         """The next offset to read of each, 0 where we have never been; from now on there is a row to lock for each."""
@@ -174,10 +195,11 @@ class Applier:
         _, rows = self._round_trip([(sql.BEGIN_PROGRESS, (topics, partitions)), (sql.READ_PROGRESS, (topics, partitions))])
         return {(topic, partition): offset for topic, partition, offset in rows}
 
-    def _at_once(self, batch: Batch) -> Outcome:
+    def _at_once(self, batch: Batch, first: Sequence[Statement]) -> Outcome:
         tasks, ends = coalesced(batch.tasks)
         run = _Run(There(self._system), ends=ends)
-        self._load(run, tasks, before=[("BEGIN", ()), *self._lock_progress(batch)], check=lambda results: self._fence(batch, results[1:]))
+        before = [("BEGIN", ()), *first, *self._lock_progress(batch)]
+        self._load(run, tasks, before, check=lambda results: self._fence(batch, results[1 + len(first) :]))
         self._waves(run, wake=True)
         outcome = Outcome()
         run.drain(outcome)
@@ -187,7 +209,7 @@ class Applier:
     def _halving(self, batch: Batch) -> Outcome:
         tasks, ends = coalesced(batch.tasks)
         outcome = Outcome(ends=ends)
-        _, *progress = self._round_trip([("BEGIN", ()), *self._lock_progress(batch)])
+        _, _, *progress = self._round_trip([("BEGIN", ()), SHORT_WAIT, *self._lock_progress(batch)])
         self._fence(batch, progress)
         hlc = 0
         names: dict[tuple[str, str], None] = {}
@@ -222,7 +244,9 @@ class Applier:
             asked = [("SET CONSTRAINTS ALL IMMEDIATE", ()), ("SET CONSTRAINTS ALL DEFERRED", ())]
             self._round_trip([*self._book(run), *asked, ("RELEASE concord", ())])
             return run
-        except (Refused, UnfitDatabase) as error:
+        except (Refused, UnfitDatabase, Retriable) as error:
+            if isinstance(error, Retriable) and not _is_locked(error):
+                raise
             self._alone("ROLLBACK TO concord")
             self._alone("RELEASE concord")
             if len(tasks) > 1:
@@ -249,13 +273,15 @@ class Applier:
         code = (cause.sqlstate if cause is not None else None) or (error.code if isinstance(error, Refused) else "") or type(error).__name__
         entity = self._pipeline.entities[task.record.entity]
         binding = entity.bindings[self._system]
+        if code == LOCKED:
+            return Park(task, entity.name, value_wait(task.record.link), f"somebody else is holding its row: {error}")  # I8
         if cause is not None and code == "23505":
             columns = self._constraint_columns(sql.UNIQUE_COLUMNS, (cause.diag.schema_name, cause.diag.constraint_name))
             matched = {column for name in entity.match_on for column in binding.columns.get(name, ())}
             if columns & matched:
                 with suppress(MappingError, SchemaError):
-                    values = self._match_texts(task.record, there) or (str(cause.diag.constraint_name),)
-                    return Park(task, entity.name, value_wait(values), f"another row has {', '.join(entity.match_on)}: {error}")
+                    match = wanted_match(entity, binding, self._local_values(task.record, there)) or str(cause.diag.constraint_name)
+                    return Park(task, entity.name, value_wait(match), f"another row has {', '.join(entity.match_on)}: {error}")
         if cause is not None and code == "23503":
             if not task.record.alive:
                 mend = f"give {entity.name} a soft delete (delete: {{soft: …}}), or remove what refers to it"
@@ -345,7 +371,7 @@ class Applier:
         reads = self._row_reads(tasks) if rows else []
         steps += [statement for _, statement in reads]
         searches = self._holder_searches(tasks, there) if rows else []
-        steps += [statement for _, _, statement in searches]
+        steps += [statement for _, statement in searches]
         results = self._round_trip(steps)
         check(results[: len(before)])
         parked, links, own, dead, known, any_parked, *rest = results[len(before) :]
@@ -363,8 +389,8 @@ class Applier:
         run.any_parked = run.any_parked or any_parked[0][0]
         for (name, _), found in zip(reads, rest, strict=False):
             self._take_rows(there, name, found)
-        for (name, values, _), found in zip(searches, rest[len(reads) :], strict=True):
-            self._take_holders(there, name, values, found)
+        for (name, _), found in zip(searches, rest[len(reads) :], strict=True):
+            self._take_holders(there, name, found)
         for task in tasks:
             there.enter_others(task.record)
             if self._system in task.record.targets:
@@ -412,43 +438,63 @@ class Applier:
             row = table.row(values)
             there.rows[entity, table.binding.key_of(row)] = row
 
-    def _holder_searches(self, tasks: Sequence[Task], there: There) -> list[tuple[str, list[tuple[str, ...]], Statement]]:
+    def _holder_searches(self, tasks: Sequence[Task], there: There) -> list[tuple[str, Statement]]:
+        """Rows that have their match columns just as we would write them: what an ordinary index finds."""
         wanted: dict[str, dict[tuple[str, ...], None]] = {}
+        for task, match, texts in self._wanted(tasks, there):
+            name = task.record.entity
+            if (name, match) not in there.holders:
+                there.holders[name, match] = []
+                given = tuple(text for text in texts.values() if text is not None)
+                if len(given) == len(texts) and self._comparable[name]:
+                    wanted.setdefault(name, {})[given] = None
+        searches = []
+        for name, values in wanted.items():
+            table = self._tables[name]
+            columns = match_columns(table.binding, self._pipeline.entities[name].match_on)
+            assert columns is not None
+            searches.append((name, table.holders(self._system, columns, list(values))))
+        return searches
+
+    def _wanted(self, tasks: Sequence[Task], there: There) -> Iterator[tuple[Task, str, dict[str, str | None]]]:
+        """The records for which it matters who holds their match value, that value, and the columns' texts."""
         for task in tasks:
             record = task.record
             entity = self._pipeline.entities[record.entity]
             if record.entity in self._tables and wants_holders(record, entity, self._system):
                 with suppress(MappingError, SchemaError):  # the plan meets it again and says so
-                    match = self._match_texts(record, there)
-                    if match is not None and (record.entity, match) not in there.holders and not any("\x00" in text for text in match):
-                        wanted.setdefault(record.entity, {})[match] = None
-        searches = []
-        for name, values in wanted.items():
-            binding = self._tables[name].binding
-            columns = match_columns(binding, self._pipeline.entities[name].match_on)
-            assert columns is not None
-            searches.append((name, list(values), self._tables[name].holders(self._system, columns, list(values))))
-        return searches
+                    binding = self._tables[record.entity].binding
+                    values = self._local_values(record, there)
+                    match = wanted_match(entity, binding, values)
+                    if match is not None:
+                        texts = match_texts(binding, entity.match_on, values)
+                        if not any(text is not None and "\x00" in text for text in texts.values()):
+                            yield task, match, texts
 
-    def _match_texts(self, record: GoldenRecord, there: There) -> tuple[str, ...] | None:
+    def _local_values(self, record: GoldenRecord, there: There) -> dict[str, Canonical]:
+        """The values of the match fields, references by this system's own keys. Raises SchemaError."""
         entity = self._pipeline.entities[record.entity]
-        values = dict(record.values)
-        for name in entity.match_on:
-            if name in entity.refs and values.get(name) is not None:
-                values[name] = there.resolve(entity.refs[name], str(values[name]))
-        return match_texts(self._tables[record.entity].binding, entity.match_on, values)
+        values = {name: record.values.get(name) for name in entity.match_on}
+        for name, value in values.items():
+            if name in entity.refs and value is not None:
+                values[name] = there.resolve(entity.refs[name], str(value))
+        return values
 
-    def _take_holders(self, there: There, entity: str, values: list[tuple[str, ...]], found: Iterable[Sequence[Any]]) -> None:
-        table = self._tables[entity]
-        for match in values:
-            there.holders.setdefault((entity, match), [])
-        for number, link, *texts in found:
+    def _take_holders(self, there: There, name: str, found: Iterable[Sequence[Any]]) -> None:
+        """Files rows under the match value that they are read as, those that anybody has asked for."""
+        table, entity = self._tables[name], self._pipeline.entities[name]
+        for link, *texts in found:
             row = table.row(texts)
+            match = held_match(entity, table.binding, row)
+            holders = None if match is None else there.holders.get((name, match))
+            if holders is None:
+                continue
             key = table.binding.key_of(row)
-            there.rows.setdefault((entity, key), row)
-            there.holders[entity, values[number - 1]].append(key)
+            there.rows.setdefault((name, key), row)
+            if key not in holders:
+                holders.append(key)
             if link is not None:
-                there.names[entity, self._system, key] = link
+                there.names[name, self._system, key] = link
 
     def _parked_tasks(self, rows: Iterable[Sequence[Any]]) -> list[Task]:
         tasks = []
@@ -467,7 +513,7 @@ class Applier:
     def _waves(self, run: _Run, wake: bool) -> None:
         there, last = run.there, False
         while run.todo:
-            self._look_for_resolved_holders(run)
+            self._look_for_holders(run)
             wave = self._planner.plan_wave(run.todo, there, last)
             if wave.writes:
                 self._write(wave.writes, there)
@@ -490,20 +536,46 @@ class Applier:
                 last = last and all(not task.woken for task in run.todo)
             run.todo = in_order(run.todo, self._pipeline)
 
-    def _look_for_resolved_holders(self, run: _Run) -> None:
-        """Rows that hold a match value with a reference in it, known only once the reference was resolved."""
-        tasks = [
-            task
-            for task in run.todo
-            if any(
-                name in self._pipeline.entities[task.record.entity].refs for name in self._pipeline.entities[task.record.entity].match_on
-            )
-        ]
-        searches = self._holder_searches(tasks, run.there) if tasks else []
-        if searches:
-            results = self._round_trip([statement for _, _, statement in searches])
-            for (name, values, _), found in zip(searches, results, strict=True):
-                self._take_holders(run.there, name, values, found)
+    def _look_for_holders(self, run: _Run) -> None:
+        """Rows that hold a match value and were not found while loading: it has a reference in it, known only once that was resolved; or
+        the value has to be cleaned, and their text is not what we would write."""
+        there = run.there
+        tasks = [task for task in run.todo if self._pipeline.entities[task.record.entity].refs.keys() & self._matched(task.record.entity)]
+        searches = self._holder_searches(tasks, there) if tasks else []
+        for (name, _), found in zip(searches, self._round_trip([statement for _, statement in searches]), strict=True):
+            self._take_holders(there, name, found)
+        cleaned = [task for task in run.todo if task.record.entity in self._cleaned]
+        wanted: dict[str, list[Mapping[str, str | None]]] = {}
+        for task, match, texts in self._wanted(cleaned, there):
+            place = (task.record.entity, match)
+            if place not in there.searched and not self._settled(task, match, there):
+                there.searched.add(place)
+                there.holders.setdefault(place, [])
+                wanted.setdefault(task.record.entity, []).append(texts)
+        steps = [self._tables[name].alike(self._system, self._pipeline.entities[name].match_on, values) for name, values in wanted.items()]
+        for name, found in zip(wanted, self._round_trip(steps, prepare=False), strict=True):
+            self._take_holders(there, name, found)
+
+    def _settled(self, task: Task, match: str, there: There) -> bool:
+        """Whether the rows that are known say enough: the thing's own holds the value already, or one that it can become does."""
+        name, link = task.thing
+        entity, binding = self._pipeline.entities[name], self._tables[name].binding
+        own, known = there.own.get(task.thing, {}), task.record.keys.get(self._system)
+        keys = own if known is None or there.names.get((name, self._system, known), link) != link else [*own, known]
+        mine = [row for key in keys if (row := there.rows.get((name, key))) is not None]
+        if mine:
+            return any(held_match(entity, binding, row) == match for row in mine)
+        if own and known is None:
+            return True  # it had a row, which has gone: nothing is born
+        return any(
+            there.names.get((name, self._system, key), link) == link
+            and (row := there.rows.get((name, key))) is not None
+            and binding.in_scope(row)
+            for key in there.holders.get((name, match), [])
+        )
+
+    def _matched(self, entity: str) -> frozenset[str]:
+        return frozenset(self._pipeline.entities[entity].match_on)
 
     def _names_to_wake(self, run: _Run) -> list[tuple[str, str]]:
         """Row names, new in this run, of things that this system has a row of."""
@@ -655,7 +727,7 @@ class Applier:
                 raise Retriable(f"writing to {self._system}: the connection is gone: {error}") from error
             raise concord_error(error, f"writing to {self._system}") from error
 
-    def _round_trip(self, steps: Sequence[Statement]) -> list[list[tuple[Any, ...]]]:
+    def _round_trip(self, steps: Sequence[Statement], prepare: bool = True) -> list[list[tuple[Any, ...]]]:
         """Sends all statements at once, then reads all answers. Raises our errors; after one, nothing behind it was done."""
         if not steps:
             return []
@@ -665,7 +737,7 @@ class Applier:
             with self._conn.pipeline():
                 try:
                     for text, params in steps:
-                        cursors.append(self._conn.execute(text, params, prepare=bool(params) or text is sql.ANY_PARKED))
+                        cursors.append(self._conn.execute(text, params, prepare=prepare and (bool(params) or text is sql.ANY_PARKED)))
                 except psycopg.Error as error:
                     first = error  # what comes out of the pipeline's end is only that it was cut short
             return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
@@ -674,6 +746,10 @@ class Applier:
             if self._conn.closed or self._conn.broken:
                 raise Retriable(f"writing to {self._system}: the connection is gone: {cause}") from cause
             raise concord_error(cause, f"writing to {self._system}") from cause
+
+
+def _is_locked(error: ConcordError) -> bool:
+    return isinstance(error.__cause__, psycopg.Error) and error.__cause__.sqlstate == LOCKED
 
 
 def _link_state(applied: str, wrote: str, adjusted: str) -> LinkState:

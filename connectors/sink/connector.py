@@ -43,9 +43,9 @@ CARE_SECONDS = 2.0  # how often parked records are tried again and counted
 HINT_SECONDS = 1.0  # how often Kafka is told how far we are
 FIRST_WAIT, LONGEST_WAIT = 0.05, 5.0  # seconds between tries of a batch
 
-# Everything here is looked up by key. A plan made while a table was small must not read all of it once it has grown. `session:` overrules
-# this.
-PLANNING = {"enable_seqscan": "off"}
+# Everything here is looked up by key. A plan made while a table was small must not read all of it once it has grown. A row that somebody
+# keeps locked holds up the others for this long, and then waits alone (I8). `session:` overrules this.
+PLANNING = {"enable_seqscan": "off", "lock_timeout": "3s"}
 
 COUNT_WAITING = """
     SELECT 'parked', entity, count(*) FROM concord.parked GROUP BY entity

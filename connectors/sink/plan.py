@@ -122,9 +122,14 @@ class Wait:
 Decision = Write | End | Park | Dead | Wait
 
 
-def value_wait(values: Iterable[str]) -> str:
+def value_wait(value: str) -> str:
     """What a record waits for while another thing's row holds its match value. Row names never begin so."""
-    return "=" + " | ".join(values)
+    return "=" + value
+
+
+def key_order(key: str) -> tuple[int, str]:
+    """The lowest key first, numbers as numbers."""
+    return len(key), key
 
 
 class There:
@@ -136,8 +141,8 @@ class There:
         self.own: dict[Thing, dict[str, bool]] = {}  # this system's keys of a thing -> gone
         self.names: dict[Name, str] = {}  # row -> link, for every system's rows that somebody asked about
         self.rows: dict[tuple[str, str], Row] = {}  # (entity, key) -> row. What was asked for and is not here is not there
-        self.holders: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # (entity, match columns) -> keys of rows with these values
-        self.touched: set[tuple[str, str]] = set()  # (entity, key) of rows that this batch wrote
+        self.holders: dict[tuple[str, str], list[str]] = {}  # (entity, match value) -> keys of rows that held it when they were loaded
+        self.searched: set[tuple[str, str]] = set()  # those for which rows were looked for whose text is another
         self.register: dict[Name, tuple[str, bool]] = {}  # crosswalk entries to write: (link, gone)
 
     def enter(self, name: Name, link: str, gone: bool = False) -> str:
@@ -251,27 +256,28 @@ def match_columns(binding: Binding, match_on: Sequence[str]) -> tuple[str, ...] 
     )
 
 
-def match_texts(binding: Binding, match_on: Sequence[str], values: Mapping[str, Canonical]) -> tuple[str, ...] | None:
-    """The texts that these columns have when a thing has these values, if it has them all. References must be this system's.
-
-    Raises MappingError.
-    """
-    columns = match_columns(binding, match_on)
-    if columns is None or any(values.get(name) in (None, "") for name in match_on):
+def wanted_match(entity: Entity, binding: Binding, values: Mapping[str, Canonical]) -> str | None:
+    """What a row of a thing with these values is recognised by here: of the values as this system would hold them. None: by nothing.
+    References must be this system's."""
+    if match_columns(binding, entity.match_on) is None:
         return None
-    texts = binding.to_columns({name: values[name] for name in match_on})
-    return _all_given(texts.get(column) for column in columns)
+    return entity.match_value({name: binding.represent(name, values.get(name)) for name in entity.match_on})
 
 
-def held_match(binding: Binding, match_on: Sequence[str], row: Row) -> tuple[str, ...] | None:
-    """The same of a row that is there."""
-    columns = match_columns(binding, match_on)
-    return None if columns is None else _all_given(row.get(column) for column in columns)
+def held_match(entity: Entity, binding: Binding, row: Row) -> str | None:
+    """The same of a row that is there: rows are compared by what they are read as, never by their text."""
+    columns = match_columns(binding, entity.match_on)
+    try:
+        return None if columns is None else entity.match_value(binding.to_canonical({name: row[name] for name in columns if name in row}))
+    except MappingError:
+        return None
 
 
-def _all_given(texts: Iterable[str | None]) -> tuple[str, ...] | None:
-    given = tuple(texts)
-    return None if None in given else tuple(text for text in given if text is not None)
+def match_texts(binding: Binding, match_on: Sequence[str], values: Mapping[str, Canonical]) -> dict[str, str | None]:
+    """What these columns would be written as, to look for rows that have it. References must be this system's. Raises MappingError."""
+    columns = match_columns(binding, match_on) or ()
+    texts = binding.to_columns({name: values.get(name) for name in match_on})
+    return {column: texts.get(column) for column in columns}
 
 
 def wants_holders(record: GoldenRecord, entity: Entity, system: str) -> bool:
@@ -367,8 +373,7 @@ class Planner:
         if write.key is not None and write.key != key:  # a mapped key column changed
             there.enter((entity, self.system, write.key), link, gone=True)
         there.rows[entity, key] = row
-        there.touched.add((entity, key))
-        match = held_match(binding, described.match_on, row)
+        match = held_match(described, binding, row)
         if match is not None and key not in (holders := there.holders.setdefault((entity, match), [])):
             holders.append(key)
         there.names[entity, self.system, key] = link  # just inserted: whoever had this key before is gone
@@ -393,7 +398,7 @@ class Planner:
 
 
 def _no_park(task: Task) -> Park:
-    return Park(task, task.record.entity, value_wait([task.record.link]), "an earlier record of the thing waits")
+    return Park(task, task.record.entity, value_wait(task.record.link), "an earlier record of the thing waits")
 
 
 class _Look:
@@ -407,7 +412,7 @@ class _Look:
         self.last = last
         self.present = {task.thing for task in tasks}  # things that this wave may still change
         self.begun: set[Thing] = set()
-        self.inserted: set[tuple[str, tuple[str, ...]]] = set()  # match values taken in this wave
+        self.inserted: set[tuple[str, str]] = set()  # match values taken in this wave
 
     def decide(self, task: Task) -> Decision:
         record = task.record
@@ -522,14 +527,15 @@ class _Look:
         if match is not None:
             if (record.entity, match) in self.inserted:
                 return self._value_taken(task, entity, match, None)
-            for key, row in self._holders(entity, binding, match):
-                if not binding.in_scope(row):
-                    continue
-                holder = self.there.enter((record.entity, self.system, key), record.link)  # adopt
-                if holder != record.link:
-                    return self._value_taken(task, entity, match, holder)
+            holders = [(key, row) for key, row in self._holders(entity, binding, match) if binding.in_scope(row)]
+            adopted = self._adoptable(entity, binding, holders, values, record)
+            if adopted is not None:
+                key, row = adopted
+                self.there.enter((record.entity, self.system, key), record.link)  # adopt
                 state.applied[EXISTS] = record.exists
                 return self._update(task, entity, binding, state, key, row)
+            if holders:
+                return self._value_taken(task, entity, match, self.there.names.get((record.entity, self.system, holders[0][0])))
             self.inserted.add((record.entity, match))
         columns = {
             column: text
@@ -544,9 +550,23 @@ class _Look:
         state.adjusted = {}
         return Write(task, Op.INSERT, None, columns, values, state, bool(left_out), made)
 
-    def _match(self, entity: Entity, binding: Binding, values: Mapping[str, Canonical], record: GoldenRecord) -> tuple[str, ...] | None:
-        full = {name: values.get(name, record.values.get(name)) for name in entity.match_on}
-        return match_texts(binding, entity.match_on, full)
+    def _match(self, entity: Entity, binding: Binding, values: Mapping[str, Canonical], record: GoldenRecord) -> str | None:
+        return wanted_match(entity, binding, {name: values.get(name, record.values.get(name)) for name in entity.match_on})
+
+    def _adoptable(
+        self, entity: Entity, binding: Binding, holders: list[tuple[str, Row]], values: Mapping[str, Canonical], record: GoldenRecord
+    ) -> tuple[str, Row] | None:
+        """Which of the rows that hold a thing's match value becomes the thing, never one that is another's: the one that merge names, one
+        that says it just as we would write it, the one with the lowest key."""
+        texts = match_texts(binding, entity.match_on, {name: values.get(name, record.values.get(name)) for name in entity.match_on})
+        known = record.keys.get(self.system)
+
+        def place(holder: tuple[str, Row]) -> tuple[bool, bool, tuple[int, str]]:
+            key, row = holder
+            return key != known, any(row.get(column) != text for column, text in texts.items()), key_order(key)
+
+        free = [(key, row) for key, row in holders if self.there.names.get((entity.name, self.system, key), record.link) == record.link]
+        return min(free, key=place, default=None)
 
     @staticmethod
     def _database_fills(binding: Binding, column: str) -> bool:
@@ -554,7 +574,7 @@ class _Look:
         described = binding.table.column(column)
         return described is not None and described.not_null and described.has_default
 
-    def _value_taken(self, task: Task, entity: Entity, match: tuple[str, ...], holder: str | None) -> Decision:
+    def _value_taken(self, task: Task, entity: Entity, match: str, holder: str | None) -> Decision:
         park = Park(task, entity.name, value_wait(match), f"another thing's row has {', '.join(entity.match_on)}")
         if self.last or not (holder is None or (entity.name, holder) in self.present):
             return park
@@ -620,8 +640,8 @@ class _Look:
         held: Mapping[str, Canonical | _NoValue],
     ) -> Decision | None:
         full = {name: values.get(name, self._plain(held.get(name))) for name in entity.match_on}
-        match = match_texts(binding, entity.match_on, full)
-        if match is None:
+        match = wanted_match(entity, binding, full)
+        if match is None or match == entity.match_value({name: self._plain(held.get(name)) for name in entity.match_on}):
             return None
         if (entity.name, match) in self.inserted:
             return self._value_taken(task, entity, match, None)
@@ -631,11 +651,11 @@ class _Look:
         self.inserted.add((entity.name, match))
         return None
 
-    def _holders(self, entity: Entity, binding: Binding, match: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
-        """The rows that hold these match values, but for those that this batch has made hold others."""
+    def _holders(self, entity: Entity, binding: Binding, match: str) -> Iterator[tuple[str, Row]]:
+        """The rows that hold a match value, but for those that this batch has made hold another."""
         for key in self.there.holders.get((entity.name, match), []):
             row = self.there.rows.get((entity.name, key))
-            if row is not None and ((entity.name, key) not in self.there.touched or held_match(binding, entity.match_on, row) == match):
+            if row is not None and held_match(entity, binding, row) == match:
                 yield key, row
 
     def _written(

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from schemas.mapping import Binding
+from schemas.mapping import Binding, FieldBinding
+from schemas.mapping.likeness import Likeness
 
 Statement = tuple[str, tuple[Any, ...]]
 
@@ -29,6 +30,11 @@ def cast(binding: Binding, column: str) -> str:
     return described.type.replace("%", "%%")
 
 
+def has_no_equality(binding: Binding, column: str) -> bool:
+    described = binding.table.column(column)
+    return described is not None and described.base in ("json", "xml")
+
+
 def table_name(binding: Binding) -> str:
     return f"{quoted(binding.table.schema)}.{quoted(binding.table.name)}"
 
@@ -37,6 +43,32 @@ def loaded_columns(binding: Binding) -> tuple[str, ...]:
     """What the sink reads of a row: its key, what decides whether it counts, its fields."""
     wanted = {*binding.key_columns, *binding.needed, *(column for columns in binding.columns.values() for column in columns)}
     return tuple(column.name for column in binding.table.columns if column.name in wanted)
+
+
+def likeness_key(side: FieldBinding, alias: str = "t.") -> str:
+    """The key of a row's text in SQL, as `Likeness.key` makes it. Immutable wherever the column's text is, so that it can be indexed."""
+    assert isinstance(side.alike, Likeness)
+    texts = [f"{alias}{quoted(column)}::text" for column in (side.columns if side.read is None else side.columns[:1])]
+    text = texts[0] if len(texts) == 1 else " || ".join(f"coalesce({one}, '')" for one in texts)
+    # in "C" the letters are ASCII's, whatever the database's language
+    strong, weak = (
+        f"regexp_replace(lower(({text}) COLLATE \"C\"), '[^{kept}]+', '', 'g')" if kept else "''"
+        for kept in (side.alike.strong, side.alike.weak)
+    )
+    return f"CASE WHEN ({text}) COLLATE \"C\" ~ '^[ -~]*$' THEN '=' || {strong} ELSE '~' || {weak} END"
+
+
+def likeness_index(binding: Binding, match_on: Sequence[str]) -> str | None:
+    """The statement that an operator may give, so that rows whose match value has to be cleaned are found without reading all. None: it
+    would help nothing, what is matched on is found by an ordinary index, or by none."""
+    keys = [
+        likeness_key(binding.sides[name], "")
+        for name in match_on
+        if name in binding.sides and binding.sides[name].alike not in ("equal", "any")
+    ]
+    if not keys:
+        return None
+    return f"CREATE INDEX CONCURRENTLY ON {table_name(binding)} ({', '.join(f'({key})' for key in keys)})".replace("%%", "%")
 
 
 class TableStatements:
@@ -77,21 +109,45 @@ class TableStatements:
         return f"SELECT {self.returned} FROM (SELECT {parts} FROM ({wanted}) w) w JOIN {self.table} t ON {on} FOR NO KEY UPDATE OF t"
 
     def holders(self, system: str, columns: tuple[str, ...], values: Sequence[tuple[str, ...]]) -> Statement:
-        """The rows with these values in these columns: number of the value, whose row it is (or null), the row."""
+        """The rows with these texts in these columns: whose row it is (or null), the row. By an ordinary index on the columns."""
         text = self._texts.get(("holders", columns))
         if text is None:
             arrays, names = _unnest(range(len(columns)))
             on = " AND ".join(f"t.{quoted(column)} = u.c{n}::{cast(self.binding, column)}" for n, column in enumerate(columns))
-            key = (
-                f"t.{quoted(self._key[0])}::text"
-                if len(self._key) == 1
-                else "array_to_json(ARRAY[" + ", ".join(f"t.{quoted(column)}::text" for column in self._key) + "])::text"
-            )
             text = self._texts["holders", columns] = (
-                f"SELECT u.n, k.link, {self.returned} FROM unnest({arrays}) WITH ORDINALITY AS u({names}, n) JOIN {self.table} t ON {on}"
-                f" LEFT JOIN concord.key k ON k.entity = %s AND k.system = %s AND k.key = {key}"
+                f"SELECT k.link, {self.returned} FROM unnest({arrays}) AS u({names}) JOIN {self.table} t ON {on} {self._linked()}"
             )
         return text, (*_columnwise(values, len(columns)), self.binding.entity, system)
+
+    def alike(self, system: str, match_on: Sequence[str], values: Sequence[Mapping[str, str | None]]) -> Statement:
+        """The rows that may hold what these texts are read as, and others: as `holders`. Several match columns narrow it down one by one.
+
+        Its arrays are to be seen by the planner (not prepared): then each row of a table without the index is looked up in a hash.
+        """
+        conditions: list[str] = []
+        params: list[list[str]] = []
+        for name in match_on:
+            side = self.binding.sides[name]
+            if isinstance(side.alike, Likeness):
+                columns = side.columns if side.read is None else side.columns[:1]
+                texts = {"".join(row[column] or "" for column in columns) for row in values}
+                conditions.append(f"{likeness_key(side)} = ANY(%s::text[])")
+                params.append(sorted({key for text in texts for key in side.alike.keys(text)}))
+            elif side.alike == "equal":
+                for column in side.columns if side.read is None else side.columns[:1]:
+                    of_type = cast(self.binding, column)
+                    conditions.append(f"t.{quoted(column)} = ANY(ARRAY(SELECT w::{of_type} FROM unnest(%s::text[]) w))")
+                    params.append(sorted({text for row in values if (text := row[column]) is not None}))
+        where = " AND ".join(conditions) or "true"
+        return f"SELECT k.link, {self.returned} FROM {self.table} t {self._linked()} WHERE {where}", (self.binding.entity, system, *params)
+
+    def _linked(self) -> str:
+        key = (
+            f"t.{quoted(self._key[0])}::text"
+            if len(self._key) == 1
+            else "array_to_json(ARRAY[" + ", ".join(f"t.{quoted(column)}::text" for column in self._key) + "])::text"
+        )
+        return f"LEFT JOIN concord.key k ON k.entity = %s AND k.system = %s AND k.key = {key}"
 
     # writing: each returns the row's number in what was given (insert: in that order) and the row as it now is
 

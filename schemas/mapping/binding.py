@@ -18,6 +18,7 @@ from schemas.catalog import Table
 from schemas.change import Canonical
 from schemas.config import Config
 from schemas.errors import MappingError
+from schemas.mapping.likeness import Alike
 
 Row = Mapping[str, str | None]
 Kind = str
@@ -57,6 +58,7 @@ class FieldBinding:
     write: Callable[[Canonical], tuple[str | None, ...]]
     represent: Callable[[Canonical], Canonical] | None
     null: Canonical = None  # what a column that is null is read as
+    alike: Alike = "any"  # how rows that hold a value can be looked for in the database
 
 
 @dataclass(frozen=True)

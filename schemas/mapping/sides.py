@@ -23,9 +23,13 @@ from schemas.config.problems import did_you_mean
 from schemas.errors import MappingError
 from schemas.mapping import kinds, times, transforms
 from schemas.mapping.binding import FieldBinding, Kind, key_texts
+from schemas.mapping.likeness import UUID_IN_TEXT, Alike, Likeness, both, of_cleaning
 from schemas.mapping.transforms import Step
 
 BRIDGED = {"number", "boolean", "date", "timestamp", "datetime", "time", "timetz", "interval", "uuid", "json"}  # kinds a text may hold
+
+_NEVER_EQUAL = {"json", "xml"}  # types without an equality
+_WHOLE = {"smallint", "integer", "bigint", "oid"}  # their text is the number's normal form
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ def reference_binding(
             read_parts=None,
             write=lambda value: (None,) if value is None else (key_in(value),),
             represent=None,
+            alike="equal",
         )
 
     def read_parts(texts: list[str | None]) -> Canonical:
@@ -107,7 +112,7 @@ def reference_binding(
         except MappingError as error:
             raise ValueError(str(error)) from error
 
-    return FieldBinding(field, columns, read=None, read_parts=read_parts, write=write, represent=None)
+    return FieldBinding(field, columns, read=None, read_parts=read_parts, write=write, represent=None, alike="equal")
 
 
 # ── one field in one system ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -345,7 +350,34 @@ class SideCompiler:
             return null if text is None else (text if read is None else read(text))
 
         exact = codecs[0].lossless and all(step.exact for step in steps) and null is None and null_text is None
-        return FieldBinding(field, tuple(column.name for column in place.columns), read, None, write, None if exact else represent, null)
+        names = tuple(column.name for column in place.columns)
+        return FieldBinding(field, names, read, None, write, None if exact else represent, null, self._alike())
+
+    def _alike(self) -> Alike:
+        """How rows that hold a value can be looked for. What is not thought of here is "any": all rows are read."""
+        side, column, codec = self._side, self._place.columns[0], self._place.codecs[0]
+        is_text = side.join is not None or codec.kind == "text"
+        as_it_is = is_text or codec.kind == "uuid" or column.base in _WHOLE  # the column's text is the value's
+        if column.base in _NEVER_EQUAL or (side.join is not None and not _is_neutral(side.join)):
+            return "any"
+        found: Likeness | None = Likeness() if side.join is not None else None  # the parts are stripped, and may be cut in another way
+        for step in self._steps:
+            match step.name:
+                case "blank" | "prefix":
+                    pass  # two values stay two
+                case "unit":
+                    as_it_is = False
+                case "values" if step.injective:
+                    as_it_is = is_text = False
+                case "text" if not is_text:
+                    pass
+                case "text" if self._kind == "uuid":
+                    found, is_text = both(found or Likeness(), UUID_IN_TEXT), False
+                case "clean" if as_it_is:
+                    found = both(found or Likeness(), of_cleaning((*side.clean, *self._rules.clean)))
+                case _:
+                    return "any"
+        return "equal" if found is None else found
 
     def _joined(self, field: str) -> FieldBinding:
         place, separator = self._place, cast(str, self._side.join)
@@ -373,7 +405,12 @@ class SideCompiler:
             parts = transforms.cut(kinds.write_text(text), separator, count, last)
             return tuple(blank if part is None else part for part, blank in zip(parts, empty, strict=True))
 
-        return FieldBinding(field, names, None, read_parts, write, lambda value: read_parts(list(write(value))))
+        return FieldBinding(field, names, None, read_parts, write, lambda value: read_parts(list(write(value))), alike=self._alike())
+
+
+def _is_neutral(separator: str) -> bool:
+    """Whether a key has nothing of it: it may be there or not, where a part is empty."""
+    return separator.isascii() and separator.isprintable() and not any(map(str.isalnum, separator))
 
 
 def _reading(kind: Kind) -> Callable[[Canonical], Canonical]:

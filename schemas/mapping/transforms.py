@@ -22,12 +22,14 @@ Function = Callable[[Canonical], Canonical]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One transform. `write` None: it has no inverse. `exact`: what is written reads back as it was, for every value."""
+    """One transform. `write` None: it has no inverse. `exact`: what is written reads back as it was, for every value. `injective`: no two
+    column values are read as one, and none as null is."""
 
     name: str
     read: Function | None
     write: Function | None
     exact: bool = True
+    injective: bool = False
 
 
 def _squeeze(text: str) -> str:
@@ -101,7 +103,8 @@ def coded(
                 return otherwise_write
             raise ValueError(f"is no value of the mapping, which has {_listed(writes)}") from None
 
-    return Step("values", read, write, exact=False)
+    injective = not has_otherwise and None not in reads and all(len(set(columns)) == 1 for columns in table.values())
+    return Step("values", read, write, exact=False, injective=injective)
 
 
 def _listed(codes: Mapping[Canonical, Canonical]) -> str:

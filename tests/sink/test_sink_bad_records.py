@@ -141,7 +141,7 @@ def test_a_missing_right_is_a_dead_letter_with_its_reason(world: World) -> None:
         world.sql.execute(f"REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-def test_a_row_locked_for_too_long_asks_for_another_try(world: World) -> None:
+def test_i8_a_row_locked_for_too_long_waits_alone(world: World) -> None:
     applier = world.applier()
     world.apply(applier, world.customer("c1"))
     seen = world.seen_partner()
@@ -149,8 +149,23 @@ def test_a_row_locked_for_too_long_asks_for_another_try(world: World) -> None:
     other = world.connection()
     with other.transaction():
         other.execute("SELECT FROM erp.partner FOR UPDATE")
+        edit = later(world.customer("c1", keys={world.erp: "1"}, seen=seen), 200, name="B")
+        outcome = world.apply(applier, world.customer("c2", tax_id="DE2"), edit, world.customer("c3", tax_id="DE3"))
+        assert [park.task.record.link for park in outcome.parks] == [f"{world.crm}:c1"]
+        assert [park.task.record.link for park in applier.sweep().parks] == [f"{world.crm}:c1"]  # tried again, still locked
+        assert sorted(row[1] for row in world.partners()) == ["DE1", "DE2", "DE3"]
+    applier.sweep()
+    assert [row[0] for row in world.partners() if row[1] == "DE1"] == ["B"]
+    assert world.rows("SELECT FROM concord.parked") == []
+
+
+def test_what_we_keep_locked_for_too_long_asks_for_another_try(world: World) -> None:
+    applier = world.applier()
+    world.apply(applier, world.customer("c1"))
+    other = world.connection()
+    with other.transaction():
+        other.execute("SELECT FROM concord.link FOR UPDATE")
+        applier._conn.execute("SET lock_timeout = 50")
         with pytest.raises(Retriable, match="55P03"):
-            world.apply(applier, later(world.customer("c1", keys={world.erp: "1"}, seen=seen), 200, name="B"))
+            world.apply(applier, later(world.customer("c1"), 200, name="B"))
         applier.rollback()
-    world.apply(applier, later(world.customer("c1", keys={world.erp: "1"}, seen=seen), 200, name="B"))
-    assert world.partners()[0][0] == "B"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from connectors.sink.plan import Op, Planner, Task, There, Write, coalesced, held_match, in_order, match_texts
+from connectors.sink.plan import Op, Planner, Task, There, Write, coalesced, held_match, in_order, wanted_match
 from schemas.catalog import Column, Table
 from schemas.change import parse_row_name, row_name
 from schemas.config import loads
@@ -129,11 +129,9 @@ class SinkWorld(World):
         binding = entity.bindings[d.name]
         for task in tasks:
             if task.record.entity == "customer":
-                match = match_texts(binding, entity.match_on, task.record.values)
+                match = wanted_match(entity, binding, task.record.values)
                 if match is not None:
-                    found = [
-                        key for (of, key), row in there.rows.items() if of == "customer" and held_match(binding, ("code",), row) == match
-                    ]
+                    found = [key for (of, key), row in there.rows.items() if of == "customer" and held_match(entity, binding, row) == match]
                     there.holders["customer", match] = found
 
     def dangles(self, entity: str, record: GoldenRecord) -> bool:
