@@ -40,7 +40,10 @@ OUT_OF_REACH = (Retriable, ConnectionError, TimeoutError)
 
 
 class Lane:
-    """One partition number of one agent: takes chunks in turn, calls the agent's function, settles what it did."""
+    """One partition number of one agent: takes chunks in turn, calls the agent's function, settles what it did.
+
+    I4: a row's events are in one partition, and a partition's chunks are handled one after the other.
+    """
 
     def __init__(self, agent: ChunkAgent, partition: int) -> None:
         self.agent, self.partition = agent, partition

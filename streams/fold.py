@@ -13,6 +13,9 @@ State of one thing, as merge's table keeps it (JSON; lists and tuples mean the s
               positions: only of fields whose position is not the row's (unchanged TOAST values, parts).
               decided: the fields that this system owns and has given their value in this row itself
 
+I7: whatever the order and multiplicity in which the changes of a thing arrive, its record ends the same: a
+version is a function of the set of writes.
+
 The rules are those of DESIGN §4.4. Each is named where it is kept:
 
   replica       what a system holds is remembered per row key; its current row is the live one with the highest position

@@ -153,10 +153,12 @@ class RunningPipeline:
 
     def pid(self, part: str) -> int:
         """Process id of a part, e.g. `source crm`, as `status` has it."""
-        parts = self.concord("status", expect=None)["parts"]
-        found = [one for name, one in parts.items() if name.replace("-", " ").startswith(part) and one["pid"]]
-        assert found, f"no part {part!r} in {parts}"
+        found = eventually(lambda: self._named(part), message=f"no part {part!r}")  # one that is being started again is away for a moment
         return int(found[0]["pid"])
+
+    def _named(self, part: str) -> list[dict[str, Any]]:
+        parts = self.concord("status", expect=None)["parts"]
+        return [one for name, one in parts.items() if name.replace("-", " ").startswith(part) and one["pid"]]
 
     def kill(self, part: str) -> None:
         os.kill(self.pid(part), signal.SIGKILL)

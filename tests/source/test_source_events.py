@@ -6,8 +6,10 @@ import json
 import re
 from typing import Any
 
+import psycopg
 import pytest
 
+from schemas.envelope import position_of
 from tests.source.source_running import CAPTURED, Record, Running, a_source, captured_file, run_sql, wait_for
 
 TABLES = ["f_default", "f_full", "f_nopk", "f_nopkfull", "f_toast", "f_toastfull", "f_idx", "f_trunc", "f_schema", "f_inc", "f_part"]
@@ -239,3 +241,29 @@ def test_what_is_not_mapped_is_passed_over(database: str, kafka: str, topic_pref
         records = source.read(["ours"], lambda found: len(found) >= 1)
         assert [record.key for record in records] == [{"id": 2}]
         wait_for(lambda: source.source.ready.is_set(), "still streaming")
+
+
+def test_i4_the_events_of_one_row_come_in_commit_order(database: str, kafka: str, topic_prefix: str) -> None:
+    run_sql(database, *feature_tables())
+    with (
+        a_source(kafka, database, topic_prefix, ["f_default"]) as source,
+        psycopg.connect(database) as slow,
+        psycopg.connect(database) as quick,
+    ):
+        source.snapshot_done(database)
+        slow.execute("INSERT INTO f_default VALUES (900, 'old LSN, late commit', 1)")  # in the log before all that quick does
+        for n in range(20):
+            quick.execute("UPDATE f_default SET a = %s WHERE id = 1", [f"v{n}"])
+            if n % 3:
+                quick.commit()  # several changes in one transaction, and one alone
+        quick.commit()
+        slow.execute("UPDATE f_default SET a = 'last' WHERE id = 1")
+        slow.commit()
+        records = source.read(
+            ["f_default"], lambda found: any((r.value or {}).get("after", {}).get("a") == "last" for r in found if r.value)
+        )
+    of_row = [record for record in records if record.key["id"] == 1 and record.value["op"] == "u"]
+    assert [record.value["after"]["a"] for record in of_row] == [f"v{n}" for n in range(20)] + ["last"]
+    positions = [position_of(record.value["source"]["sequence"], record.value["source"]["lsn"]) for record in of_row]
+    assert positions == sorted(set(positions))
+    assert len({record.partition for record in of_row}) == 1

@@ -130,7 +130,7 @@ def test_a_cut_line_loses_nothing(postgres_line: tuple[Proxy, str], database: st
     assert source.error is None
 
 
-def test_I1_nothing_is_confirmed_that_kafka_has_not(database: str, kafka: str, topic_prefix: str) -> None:
+def test_i1_nothing_is_confirmed_that_kafka_has_not(database: str, kafka: str, topic_prefix: str) -> None:
     run_sql(database, "CREATE TABLE t (id int PRIMARY KEY)")
     with a_source(kafka, database, topic_prefix, ["t"]) as source:
         source.snapshot_done(database)
