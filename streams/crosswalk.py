@@ -2,12 +2,16 @@
 
 Sinks write it: a system's own rows in the transaction that creates or adopts them, the other systems' as golden records tell. An entry
 never changes and is never deleted, so what has been read is kept.
+
+An event can be read from the log before its transaction can be seen by a query (docs/decisions/0008): whoever concludes something from an
+entry that is not there first waits for the event's transaction, `await_visible`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,6 +25,8 @@ from schemas.mapping import Binding, Pipeline
 logger = logging.getLogger(__name__)
 
 QUERY_SECONDS = 10.0
+VISIBLE_SECONDS = 5.0  # a commit that is in the log is visible within milliseconds, unless it waits for a synchronous standby
+LOOK_SECONDS = 0.002, 0.05  # between two looks whether it is: the first, the longest
 KEPT_NAMES = 500_000  # row names whose link is remembered: some 100 MB
 
 _LINKS = """
@@ -34,6 +40,15 @@ FROM unnest(%s::text[], %s::text[], %s::text[]) AS q (entity, system, key)
 JOIN concord.key k ON k.entity = q.entity AND k.system = q.system AND k.key = q.key
 """
 _OTHERS = "SELECT key FROM concord.key WHERE entity = %s AND system = %s AND link = %s AND key <> %s AND NOT gone"
+_SNAPSHOT = "SELECT q.xid, age(q.xid::xid) > 0, pg_current_snapshot()::text FROM unnest(%s::text[]) AS q (xid)"
+
+
+def is_visible(xid: int, snapshot: str) -> bool:
+    """Whether a transaction that has begun is seen in `snapshot` (PostgreSQL's text, `xmin:xmax:xid,xid`). `xid`: 32 bits of its id, at
+    most 2^31 transactions ago."""
+    _, end, running = snapshot.split(":")
+    ago = (int(end) - xid) & 0xFFFFFFFF
+    return 0 < ago < 1 << 31 and str(int(end) - ago) not in running.split(",")
 
 
 class Session:
@@ -97,6 +112,23 @@ class Crosswalk:
             return {}
         found = await self._sessions[system].query(_LINKS, ([entity for entity, _ in asked], [key for _, key in asked], system))
         return {(entity, key): link for entity, key, link in found}
+
+    async def await_visible(self, system: str, xids: Iterable[int]) -> None:
+        """Returns when queries see what these transactions wrote. `xids`: of transactions whose commit was read from the system's log, 32
+        bits each. Raises Retriable when one is not seen within VISIBLE_SECONDS.
+
+        One that the server has not assigned yet is of a time before the database was restored: there is nothing to wait for.
+        """
+        waiting, pause, deadline = {str(xid & 0xFFFFFFFF) for xid in xids}, LOOK_SECONDS[0], time.monotonic() + VISIBLE_SECONDS
+        while waiting:
+            looked = await self._sessions[system].query(_SNAPSHOT, [sorted(waiting)])
+            waiting = {xid for xid, begun, snapshot in looked if begun and not is_visible(int(xid), snapshot)}
+            if waiting and time.monotonic() > deadline:
+                told = f"{system} has transactions in its log that no query sees yet, {min(waiting)} among them"
+                raise Retriable(f"{told}: does a commit wait for a synchronous standby?")
+            if waiting:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LOOK_SECONDS[1])
 
     async def another_row(self, binding: Binding, link: str, key: str) -> bool:
         """Whether the thing has a row in this system's table already, another than `key`. Raises Retriable."""

@@ -157,6 +157,7 @@ def row_change(seen: Seen, binding: Binding, entity: Entity) -> RowChange:
         match=None if values is None else entity.match_value(values),
         match_known=values is None or all(name in values for name in entity.match_on),
         was=was if was != key else None,
+        xid=source.tx_id,
     )
 
 
@@ -204,7 +205,7 @@ class Intake:
         for record in chunk:
             if record.value is not None:  # else a tombstone: its delete came before it, and compaction is what it is for
                 changes.extend(self._read(record, outputs, ends))
-        found = await self._crosswalk.links_of(self.system, self._unknown(changes))
+        found = await self._found(changes)
         place = Place(self.system, self.name, chunk.partition)
         for _, entity, change, moved_on in changes:
             key = change.key
@@ -245,6 +246,25 @@ class Intake:
         outputs.append(self._letters.output(record, error, Where.INTAKE, self.system, entity))
         ends[self.system, entity or "", State.DEAD] += 1
 
+    async def _found(self, changes: Sequence[tuple[Record, str, RowChange, bool]]) -> dict[tuple[str, str], str]:
+        """(entity, key) → link, of rows whose link the table does not have and the crosswalk does. Raises Retriable.
+
+        The sink links a row in the transaction that makes it, so an echo's link is there; but its event may be read before the transaction
+        is visible. Only once it is, no link means that there is none: a trigger's row (docs/decisions/0008).
+        """
+        unknown = self._unknown(changes)
+        found = await self._crosswalk.links_of(self.system, unknown)
+        missed = [
+            (entity, change.key, change.xid)
+            for _, entity, change, _ in changes
+            if change.origin_hlc is not None and change.values is not None and change.xid is not None
+            if (entity, change.key) in unknown and (entity, change.key) not in found
+        ]
+        if missed:
+            await self._crosswalk.await_visible(self.system, {xid for _, _, xid in missed})
+            found |= await self._crosswalk.links_of(self.system, {(entity, key) for entity, key, _ in missed})
+        return found
+
     def _unknown(self, changes: Iterable[tuple[Record, str, RowChange, bool]]) -> set[tuple[str, str]]:
         """(entity, key) of rows whose link the table does not have."""
         unknown = set()
@@ -267,17 +287,20 @@ class Intake:
                 self._bury(record, error, None, outputs, ends)
                 continue
             known = (self._table.get(key) or {}).get(entity)
-            taken = (
-                link is not None
-                and known is not None
-                and known["link"] is None
-                and await self._crosswalk.another_row(self._bindings[entity], link, key)
-            )
+            taken = link is not None and known is not None and known["link"] is None and await self._is_taken(entity, link, key, known)
             births = self.system in self._entities[entity].born_in
             step = on_answer(known, link, value, at, Place(self.system, self.name, chunk.partition), key, births, taken)
             self._take(entity, key, known, step, outputs)
         await self._app.deliver(outputs)  # I9
         count(ends)
+
+    async def _is_taken(self, entity: str, link: str, key: str, known: Known) -> bool:
+        """Whether the thing has another row here. It may have gone in the very transaction that this row came with. Raises Retriable."""
+        if not await self._crosswalk.another_row(self._bindings[entity], link, key):
+            return False
+        xids = {doc["xid"] for doc in known["pending"] if "xid" in doc}
+        await self._crosswalk.await_visible(self.system, xids)
+        return not xids or await self._crosswalk.another_row(self._bindings[entity], link, key)
 
     # both ---------------------------------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ a match value its own row name. A row with a match value claims it at identify a
 What the table knows of a row, per entity (JSON):
 
     {"link": link id | None, "match": the match value it has claimed | None, "at": position of its newest event,
-     "there": in scope and not deleted, "pending": [changes (JSON) that wait for the link]}
+     "there": in scope and not deleted, "pending": [changes (JSON, and "xid": their transaction) that wait for the link]}
 
 A value is remembered for good, also of a row that is gone: a replayed old event must find its link.
 """
@@ -46,6 +46,7 @@ class RowChange:
     match: str | None = None  # the match value in `values`
     match_known: bool = True  # False: a field of it is not in the event (unchanged TOAST); it is what it was
     was: str | None = None  # the key that the row had until now
+    xid: int | None = None  # 32 bits of its transaction's id
 
 
 class Step(NamedTuple):
@@ -85,7 +86,7 @@ def on_event(known: Known | None, event: RowChange, place: Place, births: bool, 
     after: Known = {"link": link, "match": match if newer else held, "at": max(event.position, known["at"])}
     after["there"] = not gone if newer else known["there"]
     if link is None:
-        after["pending"] = _waiting(known["pending"], change)
+        after["pending"] = _waiting(known["pending"], change, event.xid)
         return Step(after, claims=claims, out_of_scope=not births)  # what is born elsewhere may still turn out to be this row's thing
     after["pending"] = []
     waited = tuple((link, change_from_json(doc)) for doc in known["pending"])
@@ -150,14 +151,14 @@ def _claims(
     return tuple(claims)
 
 
-def _waiting(pending: list[dict[str, Any]], change: Change) -> list[dict[str, Any]]:
+def _waiting(pending: list[dict[str, Any]], change: Change, xid: int | None) -> list[dict[str, Any]]:
     """`pending` and one more, never more than KEPT_PENDING.
 
     A row image holds all that the ones before it did, so nothing is lost when two updates are drawn together but who wrote a value in
     between and
     when: what the first changed counts as written with the second. A row inserted anew needs nothing from before its delete.
     """
-    doc = change.to_json()
+    doc = {**change.to_json(), **({} if xid is None else {"xid": xid})}
     if change.op is Op.CREATE:
         return [doc]
     waiting = [*pending, doc]

@@ -36,7 +36,7 @@ ORDER = ("customer", "note")
 OUTPUTS_FIRST = "outputs-first"
 
 # what a run may have besides plain rows
-FEATURES = ("codes", "generated", "soft", "ignore", "scope", "refs", "toast", "lossy", "rekey", "born", "calm")
+FEATURES = ("codes", "generated", "soft", "ignore", "scope", "refs", "toast", "lossy", "rekey", "born", "calm", "early")
 # what may be taken away
 RULES = (
     OUTPUTS_FIRST,
@@ -55,6 +55,7 @@ RULES = (
     "applied",
     "adopt",
     "guard",
+    "visible",
 )
 
 Row = dict[str, Any]
@@ -74,6 +75,13 @@ class Database:
         self.wrote: dict[tuple[str, str], Row] = defaultdict(dict)
         self.progress: Counter[tuple[str, int]] = Counter()
         self.parked: dict[tuple[str, str], GoldenRecord] = {}
+        # our last transaction, when it is in the log and no other session sees it yet
+        self.unseen: set[int] = set()  # LSNs of its events
+        self.unseen_keys: set[tuple[str, str, str]] = set()  # what it put into the crosswalk
+
+    def show(self) -> None:
+        self.unseen.clear()
+        self.unseen_keys.clear()
 
     def insert(self, entity: str, row: Row) -> str:
         key, self.next_key = str(self.next_key), self.next_key + 1
@@ -209,6 +217,7 @@ class World:
 
     def user(self) -> None:
         r, d = self.rng, self.db[self.rng.choice(SYSTEMS)]
+        d.show()  # users work on what they see
         self.now += r.randint(1, 2000)
         dice, customers = r.random(), d.rows["customer"]
         births = not (self.has("born") and d.name == "erp")
@@ -287,6 +296,7 @@ class World:
     # ---- source ------------------------------------------------------------------------------------------------------
     def snapshot(self, n: str) -> None:
         d = self.db[n]
+        d.show()
         if d.unread:
             entity, key = d.unread.pop()
             if key in d.rows[entity]:
@@ -310,12 +320,16 @@ class World:
             self.read["intake", n, e, p] = 0 if lost else self.rng.randint(0, self.read["intake", n, e, p])
 
     # ---- one step of a stream agent, at least once -------------------------------------------------------------------
-    def step(self, agent: tuple[str, ...], topic: Topic, handle: Callable[[str, Any], tuple[list[Any], Callable[[], Any]]]) -> None:
+    def step(self, agent: tuple[str, ...], topic: Topic, handle: Callable[[str, Any], tuple[list[Any], Callable[[], Any]] | None]) -> None:
+        """`handle` gives outputs and what writes the state; None: not now."""
         for p, messages in enumerate(topic.partitions):
             at = self.read[*agent, p]
             if at >= len(messages) or self.rng.random() < 0.3:
                 continue
-            outputs, write_state = handle(*messages[at])
+            handled = handle(*messages[at])
+            if handled is None:
+                continue
+            outputs, write_state = handled
             doing = [*outputs, write_state] if self.keeps(OUTPUTS_FIRST) else [write_state, *outputs]
             if self.rng.random() < self.crash:  # how far it got before it died; its offset was not committed
                 doing = doing[: self.rng.randint(0, len(doing))]
@@ -368,14 +382,17 @@ class World:
         def write(key: str, known: Any) -> Callable[[], None]:
             return lambda: table.pop(key, None) if known is None else table.__setitem__(key, self.stored(known))
 
-        def handle_event(key: str, event: Any) -> tuple[list[Any], Callable[[], Any]]:
+        def handle_event(key: str, event: Any) -> tuple[list[Any], Callable[[], Any]] | None:
             known = table.get(key)
             place = Place(n, entity, partition_of(key))
             if event["to"] is not None:
                 step = on_moved(known, self.row_change(n, entity, known, event), place)
                 return [claimed(*x) for x in step.claims], write(key, step.known)
-            crosswalk = self.db[n].crosswalk
+            d = self.db[n]
+            crosswalk = {name: link for name, link in d.crosswalk.items() if name not in d.unseen_keys}
             found = crosswalk.get((entity, n, key)) or (event["was"] and crosswalk.get((entity, n, event["was"])))
+            if event["lsn"] in d.unseen and not found and (known is None or known["link"] is None) and self.keeps("visible"):
+                return None  # the echo is here before its transaction can be seen: asked again
             step = on_event(known, self.row_change(n, entity, known, event), place, births, found)
             return [told(*x) for x in step.changes] + [claimed(*x) for x in step.claims], write(key, step.known)
 
@@ -464,6 +481,7 @@ class World:
 
     def sink(self, n: str) -> None:
         d = self.db[n]
+        d.show()  # a session goes on when its commit is done
         for e in self.entities:
             for p, messages in enumerate(self.golden[e].partitions):
                 at = d.progress[e, p]
@@ -475,6 +493,15 @@ class World:
             self.write(d, waiting)
 
     def write(self, d: Database, records: list[GoldenRecord]) -> None:
+        if not self.has("early") or not records:
+            return self.transact(d, records)
+        keys, begin = set(d.crosswalk), len(d.log)
+        self.transact(d, records)
+        d.unseen = set(range(begin + 1, len(d.log) + 1))
+        d.unseen_keys = d.crosswalk.keys() - keys
+        return None
+
+    def transact(self, d: Database, records: list[GoldenRecord]) -> None:
         for record in records:
             for system, key in record.keys.items():
                 if self.keeps("crosswalk") or system != d.name:

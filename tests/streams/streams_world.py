@@ -150,15 +150,25 @@ class StreamsWorld:
         lsn: int | None = None,
         ts_us: int | None = None,
         headers: dict[str, bytes] | None = None,
+        xid: int = 1,
     ) -> None:
         """A change event as the source writes it. `origin`: written by a sink, with this hlc."""
         self.lsn += 10
         at = self.lsn if lsn is None else lsn
-        key, value = self.encoded(system, table, op, row, origin=origin, lsn=at, ts_us=ts_us)
+        key, value = self.encoded(system, table, op, row, origin=origin, lsn=at, ts_us=ts_us, xid=xid)
         self.send(topics.captured(system, "public", table), key, value, headers)
 
     def encoded(
-        self, system: str, table: str, op: str, row: dict[str, Any], *, origin: int | None = None, lsn: int, ts_us: int | None = None
+        self,
+        system: str,
+        table: str,
+        op: str,
+        row: dict[str, Any],
+        *,
+        origin: int | None = None,
+        lsn: int,
+        ts_us: int | None = None,
+        xid: int = 1,
     ) -> tuple[bytes, bytes]:
         columns = self.tables[system][table]
         prefix = f"{system}.public.{table}"
@@ -189,7 +199,7 @@ class StreamsWorld:
             "snapshot": "false",
             "sequence": f'["{lsn - 1}","{lsn}"]',
             "lsn": lsn,
-            "txId": 1,
+            "txId": xid,
             "origin": None if origin is None else f"concord_{system}_0",
             "origin_lsn": origin,
         }
