@@ -1,7 +1,8 @@
 """Conflicts: writes that lost against another system's write to the same field. Merge sends them to `conflicts.<entity>`, keyed by link id.
 
 A conflict is recorded when a value was lost that its writer's rival had not seen: two systems wrote different values, neither made on top
-of the other. An edit of a value that had been agreed on is no conflict.
+of the other. An edit of a value that had been agreed on is no conflict, nor is a value in place of a null that came with its row: nobody
+said anything there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Rule(StrEnum):
 
     LATER = "later"  # the later edit wins
     OWNER = "owner"  # the field's owner wins
-    FIRST_SIGHT = "first_sight"  # a row first seen by anything but its insert is older than every edit
+    FIRST_SIGHT = "first_sight"  # a row first seen by anything but its insert is older than every edit; of two such the higher rank wins
     RANK = "rank"  # written at the same time: the system with the higher rank wins
     DUPLICATE = "duplicate"  # a row took the match value of another thing: for a person to decide
 

@@ -6,8 +6,9 @@ State of one thing, as merge's table keeps it (JSON; lists and tuples mean the s
      "exists":   entry | None,
      "replicas": {system: {"seen": [(position, hlc), …], "rows": {key: row}}}}
 
-    entry = (value, hlc, rank, owned, won_hlc, won_rank, count, system, position)
-              the six after the value are a `schemas.golden.Version`; system and position: of the write that the value comes from
+    entry = (value, hlc, rank, owned, won_hlc, won_rank, count, system, position[, UNSAID])
+              the six after the value are a `schemas.golden.Version`; system and position: of the write that the value comes from.
+              UNSAID: a null that came with the row (its insert, or when it was first seen), not one that somebody wrote over a value
     row   = (position, last, alive, values, positions, decided)
               what a system was last observed to hold under one row key. last: hlc of the row's last edit. values: {} when it is gone.
               positions: only of fields whose position is not the row's (unchanged TOAST values, parts).
@@ -47,6 +48,7 @@ Row = Sequence[Any]
 Write = tuple[Canonical, int, int, int, str, str]  # value, hlc, rank, owned, system, position
 
 FIRST_SIGHT = 1  # hlc of what was there before anybody looked: older than every clock
+UNSAID = 1  # nothing was said about the field; loses to a value without a conflict
 KEPT_GONE_ROWS = 16  # per system and thing, see `_forget_gone_rows`
 KEPT_SEEN = 8  # see `_seen_since`
 
@@ -135,8 +137,10 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
             stamp = FIRST_SIGHT if change.op is Op.READ and was_alive and name not in old else hlc
             write: Write = (value, stamp, rank, int(rules.owners.get(name) == system), system, position)
             standing = fields.get(name)
-            fields[name] = entry = folded(standing, write)
-            won = won or (entry[7] == system and entry[8] == position)
+            entry = folded(standing, write)
+            mine = entry[7] == system and entry[8] == position
+            fields[name] = (*entry, UNSAID) if mine and value is None and name not in old else entry
+            won = won or mine
             if standing is not None and standing[7] != system and standing[0] != value:
                 conflict = _conflict(link, change, rules, name, standing, write, old.get(name, _MISSING))
                 if conflict is not None:
@@ -180,7 +184,8 @@ def folded(standing: Entry | None, write: Write) -> Entry:
     value, hlc, rank, owned, system, position = write
     if standing is None:
         return (value, hlc, rank, owned, hlc, rank, 1, system, position)
-    stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count, by, since = standing
+    stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count, by, since = standing[:9]
+    unsaid = standing[9:]
     if (hlc, rank) > (top_hlc, top_rank):
         top_hlc, top_rank = hlc, rank
     if owned and was_owned:
@@ -188,10 +193,12 @@ def folded(standing: Entry | None, write: Write) -> Entry:
         latest = position > since
         if (hlc, rank) > (won_hlc, won_rank):
             won_hlc, won_rank = hlc, rank
-        return (value if latest else stands, top_hlc, top_rank, 1, won_hlc, won_rank, count + 1, by, position if latest else since)
+        if latest:
+            return (value, top_hlc, top_rank, 1, won_hlc, won_rank, count + 1, by, position)
+        return (stands, top_hlc, top_rank, 1, won_hlc, won_rank, count + 1, by, since, *unsaid)
     if (owned, hlc, rank) > (was_owned, won_hlc, won_rank):
         return (value, top_hlc, top_rank, owned, hlc, rank, count + 1, system, position)
-    return (stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count + 1, by, since)
+    return (stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count + 1, by, since, *unsaid)
 
 
 # ---- what is new ---------------------------------------------------------------------------------------------------------------------
@@ -382,17 +389,24 @@ def _record(
 def _conflict(link: str, change: Change, rules: Rules, name: str, standing: Entry, write: Write, held: Canonical) -> Conflict | None:
     """The write that is lost, if it is: two systems wrote different values, and the winner had not seen the other's.
 
-    `held`: what the row held before this write, _MISSING when that is not known.
+    Nothing is lost with a null that came with its row. A value that loses against one is. `held`: what the row held before this write,
+    _MISSING when that is not known.
     """
-    system, value = change.system, write[0]
-    if rules.same(system, name, standing[0], value):
+    system, value, other = change.system, write[0], standing[7]
+    if rules.same(system, name, standing[0], value) or (
+        name in rules.written.get(other, ()) and rules.same(other, name, value, standing[0])  # one of them, as the other system has it
+    ):
         return None
     wins = write[3], write[1], write[2]
     stood = standing[3], standing[4], standing[5]
     if wins > stood:
         if held is not _MISSING and (held == standing[0] or rules.same(system, name, standing[0], held)):
             return None  # made on top of what stood
+        if len(standing) > 9:  # UNSAID
+            return None
         return _lost(link, change, rules, name, winner=_written(write, change.key), loser=_stood(standing))
+    if value is None and held is _MISSING:
+        return None
     return _lost(link, change, rules, name, winner=_stood(standing), loser=_written(write, change.key))
 
 
@@ -434,10 +448,10 @@ def _stood(standing: Entry) -> Side:
 def _lost(link: str, change: Change, rules: Rules, name: str, winner: Side, loser: Side) -> Conflict:
     if winner.owned != loser.owned:
         rule = Rule.OWNER
-    elif winner.hlc == loser.hlc:
-        rule = Rule.RANK
     elif FIRST_SIGHT in (winner.hlc, loser.hlc):
         rule = Rule.FIRST_SIGHT
+    elif winner.hlc == loser.hlc:
+        rule = Rule.RANK
     else:
         rule = Rule.LATER
     return Conflict(rules.entity, link, name, winner, loser, rule, change.ts_us)

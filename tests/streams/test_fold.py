@@ -66,7 +66,7 @@ def histories(draw: st.DrawFn) -> list[list[Change]]:
     logs = []
     for system in ("crm", "erp"):
         log: list[Change] = []
-        key, row = 1, dict[str, str]()
+        key, row = 1, dict[str, str | None]()
         for number in range(draw(st.integers(0, 6))):
             ts, origin = draw(st.integers(1, 50)), draw(st.none() | st.integers(1, 60))
             if row and draw(st.integers(0, 5)) == 0:
@@ -74,7 +74,7 @@ def histories(draw: st.DrawFn) -> list[list[Change]]:
                 key, row = key + 1, {}
                 continue
             op = Op.CREATE if not row and draw(st.booleans()) else Op.READ if not row else Op.UPDATE
-            row = {**row, **{name: draw(st.sampled_from("abc")) for name in FIELDS if not row or draw(st.booleans())}}
+            row = {**row, **{name: draw(st.sampled_from(["a", "b", "c", None])) for name in FIELDS if not row or draw(st.booleans())}}
             log.append(Change(system, str(key), op, at(number + 1), ts, origin, dict(row)))
         logs.append(log)
     return logs
@@ -183,7 +183,7 @@ def test_a_lost_write_is_overwritten_again() -> None:
     [
         (a_change(op="c", ts=5, limit="1"), a_change("erp", lsn=1, op="c", ts=1, key="12", limit="2"), Rule.OWNER),
         (a_change(op="c", ts=5, name="1"), a_change("erp", lsn=1, op="r", ts=9, key="12", name="2"), Rule.FIRST_SIGHT),
-        (a_change(op="r", ts=9, name="1"), a_change("erp", lsn=1, op="r", ts=1, key="12", name="2"), Rule.RANK),
+        (a_change(op="r", ts=9, name="1"), a_change("erp", lsn=1, op="r", ts=1, key="12", name="2"), Rule.FIRST_SIGHT),
         (a_change(op="c", ts=5, name="1"), a_change("erp", lsn=1, op="c", ts=5, key="12", name="2"), Rule.RANK),
         (a_change(op="c", ts=5, name="1"), a_change("erp", lsn=1, op="c", ts=4, key="12", name="2"), Rule.LATER),
     ],
@@ -302,7 +302,7 @@ def test_gone_rows_and_what_was_seen_do_not_grow_for_ever() -> None:
 
 def test_a_conflict_survives_its_avro() -> None:
     codec = Codec(MemoryRegistry())
-    [conflict] = folded(a_change(op="c", ts=1000, name="a"), a_change("erp", lsn=1, op="c", ts=900, key="12", name=None)).conflicts
+    [conflict] = folded(a_change(op="c", ts=1000, name="a"), a_change("erp", lsn=1, op="c", ts=900, key="12", name="b")).conflicts
     data = codec.encoder("conflicts", CONFLICT_SCHEMA)(conflict.to_avro())
     assert conflict_from_avro(codec.decode(data)[1]) == conflict
 
@@ -315,3 +315,72 @@ def test_a_thousand_changes_are_folded_in_no_time() -> None:
         change = Change("crm", "1", Op.UPDATE, at(number), number, None, {**row, f"f{number % 10}": f"v{number}"})
         state = fold("crm:1", state, change, rules).state
     assert time.process_time() - began < 1
+
+
+# ---- what counts as a conflict ---------------------------------------------------------------------------------------------------------
+
+
+def lost(*changes: Change, rules: Rules = RULES) -> list[tuple[str, Any, Any, Rule]]:
+    """(field, value that won, value that lost, rule) of every conflict."""
+    return [(found.field, found.won.value, found.lost.value, found.rule) for found in folded(*changes, rules=rules).conflicts]
+
+
+def test_what_nobody_had_said_is_not_lost() -> None:
+    """An order is born in the CRM without number and totals; the ERP gives it both, one as it inserts the row, one by a trigger later."""
+    rules = replace(RULES, owners={"limit": "erp", "city": "erp"}, generated={"erp": frozenset({"limit"})})
+    history = (
+        a_change(op="c", ts=10, name="a", limit=None, city=None),
+        a_change("erp", lsn=1, op="c", ts=11, key="12", origin=10, name="a", limit="P1", city=None),
+        a_change("erp", lsn=2, op="u", ts=12, key="12", name="a", limit="P1", city="99.50"),
+        a_change(lsn=20, ts=13, origin=12, name="a", limit="P1", city="99.50"),
+    )
+    assert lost(*history, rules=rules) == []
+    assert values_of(folded(*history, rules=rules)) == {"name": "a", "limit": "P1", "city": "99.50"}
+
+
+@pytest.mark.parametrize("op", ["c", "r"])
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_null_that_came_with_its_row_is_no_lost_write_in_whatever_order(op: str, field: str) -> None:
+    null: dict[str, Any] = {field: None}
+    value: dict[str, Any] = {field: "x"}
+    one, other = a_change(op=op, ts=5, **null), a_change("erp", lsn=1, op=op, ts=9, key="12", **value)
+    assert lost(one, other) == lost(other, one) == []
+
+
+def test_a_value_that_loses_against_a_null_is_lost_and_so_is_a_null_that_was_written_over_a_value() -> None:
+    born = (a_change(op="c", ts=1, name="a"), a_change("erp", lsn=1, op="c", ts=2, key="12", origin=1, name="a"))
+    assert lost(a_change(op="c", ts=5, name="a"), a_change("erp", lsn=1, op="c", ts=9, key="12", name=None)) == [
+        ("name", None, "a", Rule.LATER)
+    ]
+    cleared, edited = a_change(lsn=20, ts=10, name=None), a_change("erp", lsn=2, ts=20, key="12", name="b")
+    assert lost(*born, cleared, edited) == lost(*born, edited, cleared) == [("name", "b", None, Rule.LATER)]
+
+
+def test_a_difference_found_at_first_load_is_one_conflict_per_field_and_stays_one() -> None:
+    crm: dict[str, Any] = {"name": "Acme", "city": None, "limit": "10"}
+    erp: dict[str, Any] = {"name": "ACME GmbH", "city": "Ulm", "limit": "20"}
+    sights = (a_change(op="r", ts=9, **crm), a_change("erp", lsn=1, op="r", ts=1, key="12", **erp))
+    expected = [("name", "ACME GmbH", "Acme", Rule.FIRST_SIGHT), ("limit", "20", "10", Rule.OWNER)]
+    healed = (
+        a_change(lsn=20, ts=20, origin=2, **erp),  # what our sink writes comes back
+        a_change(lsn=30, op="r", ts=30, **erp),  # and both tables are read once more
+        a_change("erp", lsn=40, op="r", ts=30, key="12", **erp),
+        a_change(lsn=40, ts=40, **{**erp, "name": "Acme AG"}),  # an edit of what was agreed on
+    )
+    assert lost(*sights, *healed) == expected
+    assert lost(*reversed(sights), *healed) == expected
+
+
+def test_two_forms_of_one_value_are_no_conflict_in_whatever_order() -> None:
+    """ERP keeps capitals."""
+    rules = replace(RULES, same=lambda system, name, golden, held: (str(golden).upper() if system == "erp" else golden) == held)
+    one, other = a_change(op="r", name="Acme"), a_change("erp", lsn=1, op="r", key="12", name="ACME")
+    assert lost(one, other, rules=rules) == lost(other, one, rules=rules) == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(histories(), st.data())
+def test_nothing_is_counted_twice_by_what_is_read_twice(logs: list[list[Change]], data: st.DataObject) -> None:
+    changes = interleaved([list(log) for log in logs], data)
+    once = [change for at, change in enumerate(changes) if change not in changes[:at]]
+    assert folded(*changes).conflicts == folded(*once).conflicts
