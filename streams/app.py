@@ -57,7 +57,7 @@ def create_app(pipeline: Pipeline, registry: Registry, *, worker: int = 0, **set
             "datadir": str(config.state_dir / f"streams-{worker}"),
             "consumer_group_instance_id": f"{config.name}-streams-{worker}",  # a worker that comes back gets its partitions at once
             "topic_replication_factor": config.kafka.replication,
-            "producer_config": dict(config.kafka.settings),
+            "client_config": dict(config.kafka.settings),
             "warm": _written(pipeline),
             **_credentials(config.kafka.settings),
             **settings,

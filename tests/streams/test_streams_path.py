@@ -96,6 +96,12 @@ async def test_i5_an_echo_is_recognised_and_makes_no_news(world: StreamsWorld) -
     assert [change.origin_hlc is not None for _, change in world.changes()] == [False, True, False, True]
 
 
+async def test_kafkas_settings_are_the_readers_as_well(world: StreamsWorld) -> None:
+    world.pipeline.config.kafka.settings["client.id"] = "told"
+    app = world.app()
+    assert (app.client_config, app.producer_config) == ({"client.id": "told"}, {})
+
+
 async def test_i6_what_is_not_in_scope_is_counted_and_leaving_scope_is_a_delete(world: StreamsWorld) -> None:
     async with world.running() as app:
         world.event(world.crm, "account", "c", an_account(1, org=41))
