@@ -8,7 +8,6 @@ The rules are `streams.claims`. A row that wants a value which another row holds
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -23,11 +22,9 @@ from schemas.mapping import Entity, Pipeline
 from schemas.metrics import BATCH_SIZE, CONFLICTS, State
 from schemas.serde import Codec
 from streams.claims import Answer, Claim, Decided, Owner, on_claim
-from streams.letters import DeadLetters
+from streams.letters import DeadLetters, named
 from streams.metrics import PART, Ends, count
 from streams.transport import Chunk, ChunkApp, ChunkTable, Output, Record
-
-logger = logging.getLogger(__name__)
 
 
 class Identify:
@@ -52,6 +49,7 @@ class Identify:
                     system = self._entity.systems[0]
                     outputs.append(self._letters.output(record, error, Where.INTAKE, system, self._entity.name))
                     ends[system, self._entity.name, State.DEAD] += 1
+                    ends.example(State.DEAD, named(record, error))
                     continue
                 decided = on_claim(self._table.get(value), claim)
                 self._table[value] = decided.owner
@@ -60,6 +58,8 @@ class Identify:
                     duplicates += 1
                     outputs.append(self._duplicate(value, decided))
                     ends[claim["system"], self._entity.name, State.DUPLICATE_WAITING] += 1
+                    row = f"{claim['system']}.{claim['table']}/{claim['key']}"
+                    ends.example(State.DUPLICATE_WAITING, f"{self._entity.name} {row} for {decided.owner['link']}")
             await self._app.deliver(outputs)  # I9: before the table's changes
             count(ends)
             CONFLICTS.labels(self._entity.name, Rule.DUPLICATE.value).inc(duplicates)
@@ -96,13 +96,6 @@ class Identify:
         slots = owner["slots"] or owner["left"]
         holder = claim["system"] if claim["system"] in slots else next(iter(slots), claim["system"])
         name = self._entity.name
-        logger.warning(
-            "%s: row %s:%s has the match value of %s and waits for it; a person must tell them apart",
-            name,
-            claim["system"],
-            claim["key"],
-            owner["link"],
-        )
         conflict = Conflict(
             entity=name,
             link=owner["link"],

@@ -30,7 +30,7 @@ from schemas.mapping import Binding, Entity, Pipeline, event_columns
 from schemas.metrics import BATCH_SIZE, State
 from schemas.serde import Codec, schema_id_of
 from streams.crosswalk import Crosswalk
-from streams.letters import DeadLetters
+from streams.letters import DeadLetters, named
 from streams.metrics import PART, Ends, count
 from streams.rows import Known, Place, RowChange, Step, on_answer, on_event, on_moved
 from streams.transport import Chunk, ChunkApp, ChunkTable, Output, Record
@@ -245,6 +245,7 @@ class Intake:
     def _bury(self, record: Record, error: Exception, entity: str | None, outputs: list[Output], ends: Ends) -> None:
         outputs.append(self._letters.output(record, error, Where.INTAKE, self.system, entity))
         ends[self.system, entity or "", State.DEAD] += 1
+        ends.example(State.DEAD, named(record, error))
 
     async def _found(self, changes: Sequence[tuple[Record, str, RowChange, bool]]) -> dict[tuple[str, str], str]:
         """(entity, key) → link, of rows whose link the table does not have and the crosswalk does. Raises Retriable.

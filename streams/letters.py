@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from schemas import topics
 from schemas.dead import DEAD_SCHEMA, DeadLetter, Where
@@ -50,7 +49,6 @@ class DeadLetters:
             code=code,
             where=where,
         )
-        logger.warning("%s/%d@%d is dead: %s [%s]", record.topic, record.partition, record.offset, _shown(letter.error), code)
         key = link.encode() if link else record.key
         return Output(topics.dead(system), key, self._encode[system](letter.to_avro()))
 
@@ -64,6 +62,7 @@ class DeadLetters:
             told = f"{error} (the value, {len(record.value or b'')} bytes, is left out: {refused})"
             await self._app.deliver([self.output(record, told, where, system, entity, with_value=False)])
         EVENTS.labels(PART, system, entity or "", State.DEAD.value).inc()
+        logger.warning("a record that kept failing %s is a dead letter: %s", agent, named(record, error))
 
     def _about(self, topic: str) -> tuple[str, str | None]:
         """The system whose dead letters a topic's records belong to, and the entity."""
@@ -76,6 +75,6 @@ class DeadLetters:
         return self._pipeline.systems[0], None
 
 
-def _shown(error: Any, length: int = 200) -> str:
-    text = str(error)
-    return text if len(text) <= length else text[: length - 1] + "…"
+def named(record: Record, error: Exception) -> str:
+    """A dead record for a log line: not the error's text, which may hold values of the row; the dead letter has it."""
+    return f"{record.topic}/{record.partition}@{record.offset} ({type(error).__name__})"

@@ -22,7 +22,7 @@ from schemas.metrics import BATCH_SIZE, CONFLICTS, State
 from schemas.serde import Codec
 from streams.crosswalk import Crosswalk
 from streams.fold import End, Folded, Rules, ThingState, fold
-from streams.letters import DeadLetters
+from streams.letters import DeadLetters, named
 from streams.metrics import PART, Ends, count
 from streams.transport import Chunk, ChunkApp, ChunkTable, Output, Record
 
@@ -105,6 +105,7 @@ class Merge:
     def _bury(self, record: Record, error: Exception, system: str, link: str | None, outputs: list[Output], ends: Ends) -> None:
         outputs.append(self._letters.output(record, error, Where.MERGE, system, self._entity.name, link))
         ends[system, self._entity.name, State.DEAD] += 1
+        ends.example(State.DEAD, named(record, error))
 
     def _checked(self, link: str, change: Change) -> Change:
         """The change, if it is one of this entity's. Raises SchemaError."""

@@ -44,7 +44,7 @@ from aiokafka.errors import ConsumerStoppedError, KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from schemas.errors import ConcordError
+from schemas.errors import ConcordError, MappingError, SchemaError
 from streams.chunks import FAUST_LOGGER, Chunk, Forgotten, Ledger, current_chunk
 from streams.chunks_agent import ChunkAgent, Handler, Lane
 from streams.chunks_reader import Reader, Record
@@ -174,7 +174,11 @@ class Consumer(driver.Consumer):
         self.nudge()
         if failure is not None:
             wait = max(0.0, failure.until - self.ledger.clock())
-            logger.error("agent %s failed on %r (%d in a row), again in %.1f s", agent, chunk, failure.count, wait, exc_info=error)
+            kind = type(error).__name__
+            traced = None if isinstance(error, MappingError | SchemaError) else error  # their texts hold values of rows
+            logger.error(
+                "agent %s failed on %r (%s, %d in a row), again in %.1f s", agent, chunk, kind, failure.count, wait, exc_info=traced
+            )
 
     @property
     def _recovery(self) -> ChunkRecovery:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import psycopg
@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 
 from schemas import topics
 from schemas.change import Change, Op
+from schemas.conflicts import Rule
 from schemas.dead import Where
 from schemas.serde import wire_header
 from streams.transport import DeliveryFailed
@@ -85,6 +86,30 @@ async def test_i8_garbage_between_the_agents_ends_as_dead_letters_and_the_rest_g
     assert [record.link for record in world.golden()] == [f"{world.crm}:7"]
     assert len(dead) == 3 * len(GARBAGE) + len(bad_claims) + 2 + len(bad_changes) + 1
     assert {letter.where for letter in dead} == {Where.INTAKE, Where.MERGE}
+
+
+async def test_a_chunk_says_in_one_line_how_much_of_it_a_person_may_look_at_and_nothing_of_what_is_in_it(
+    world: StreamsWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = topics.captured(world.crm, "public", "account")
+    for number in range(40):
+        key, value = world.encoded(
+            world.crm, "account", "c", an_account(number, vat="SECRET", credit="a secret" if number % 2 else None), lsn=50
+        )
+        world.send(topic, key, value, partition=0)
+    async with world.running() as app:
+        await world.settled(app)
+        dead, waiting = world.dead(world.crm), [conflict for conflict in world.conflicts() if conflict.rule is Rule.DUPLICATE]
+    assert (len(dead), len(waiting)) == (20, 19)
+    assert all("a secret" in letter.error for letter in dead)
+    lines = [record for record in caplog.records if record.name == "streams.metrics"]
+    told: dict[str, list[int]] = {"dead": [], "wait": []}
+    for line in lines:
+        told["dead" if "dead letters" in line.msg else "wait"].append(cast("tuple[int, str]", line.args)[0])
+    assert (sum(told["dead"]), sum(told["wait"])) == (20, 19)
+    assert len(lines) < 20  # as many as chunks, not as records
+    assert any(f"the first: {topic}/0@1 (MappingError)" in line.getMessage() for line in lines)
+    assert "secret" not in caplog.text.lower()
 
 
 async def test_an_unreachable_crosswalk_holds_new_rows_back_until_it_answers(world: StreamsWorld) -> None:
