@@ -10,6 +10,7 @@ What a command needs is imported when it runs: `concord status` must not pay for
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import signal
 import sys
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OK, NOT_OK, NOT_ASKED = 0, 1, 2
+# Events are many small containers without cycles, and tables are large: Python's own (700, 10, 10) would look through them all the time.
+GC_THRESHOLD = (50_000, 20, 50)
 
 Command = Callable[..., int | None]
 
@@ -196,6 +199,7 @@ def _run_part(name: str, kind: str, file: Path, debug: bool, system: str | None,
     from console import metrics, wiring
 
     logs.set_up(name, debug=debug)
+    gc.set_threshold(*GC_THRESHOLD)
     stop_on_signals(raise_stopped)
     try:
         config = wiring.open_config(file)
