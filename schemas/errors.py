@@ -1,15 +1,15 @@
 """Every error that Concord raises on purpose, as one tree.
 
-    ConcordError
-    ├── ConfigError        the configuration cannot be used; carries every problem found, not only the first
-    ├── SchemaError        bytes or text that are not what they should be: refused where they enter
-    │   ├── NotAnEvent     a value that is no change event (no Avro, no envelope, no key)
-    │   └── UnknownSchema  Avro under a schema id that the registry does not know
-    ├── MappingError       a column value that the mapping cannot turn into a field, or back
-    ├── UnfitDatabase      a database that cannot be captured from or written to as it is; says what to do
-    │   └── SlotLost       the replication slot is gone or invalidated: changes are missing, re-snapshot
-    ├── Retriable          a foreign system did not answer, or asked to try again: the same call may go through later
-    └── Refused            a foreign system answered no, and will again: dead-letter what was sent
+ConcordError
+├── ConfigError        the configuration cannot be used; carries every problem found, not only the first
+├── SchemaError        bytes or text that are not what they should be: refused where they enter
+│   ├── NotAnEvent     a value that is no change event (no Avro, no envelope, no key)
+│   └── UnknownSchema  Avro under a schema id that the registry does not know
+├── MappingError       a column value that the mapping cannot turn into a field, or back
+├── UnfitDatabase      a database that cannot be captured from or written to as it is; says what to do
+│   └── SlotLost       the replication slot is gone or invalidated: changes are missing, re-snapshot
+├── Retriable          a foreign system did not answer, or asked to try again: the same call may go through later
+└── Refused            a foreign system answered no, and will again: dead-letter what was sent
 """
 
 from __future__ import annotations
