@@ -98,8 +98,9 @@ class Spec:
     def load(cls, folder: Path) -> Spec:
         data: dict[str, Any] = json.loads((folder / "spec.json").read_text())
         known = {each.name for each in fields(cls)}  # one that an earlier or later version wrote is read as far as it says what we need
+        told: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in known}
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in known})
+            return cls(**told)
         except TypeError as error:
             raise StackError(f"{folder} was set up by another version of Concord: `make clean` removes it") from error
 
