@@ -54,6 +54,7 @@ class Seen(NamedTuple):
     after: Columns | None
     moved_from: Mapping[str, Any] | None  # the old key, of the second event of a key change
     moved_on: bool  # the first event of a key change: the row lives on under another key
+    columns: frozenset[str]  # that the table had when the event was captured
 
 
 class Events:
@@ -61,7 +62,7 @@ class Events:
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self._rows: dict[int, Callable[[Mapping[str, Any]], Columns]] = {}
+        self._rows: dict[int, tuple[Callable[[Mapping[str, Any]], Columns], frozenset[str]]] = {}
         self._keys: dict[int, Callable[[Mapping[str, Any]], Columns]] = {}
 
     async def fetch_schemas(self, records: Iterable[Record]) -> None:
@@ -79,9 +80,12 @@ class Events:
         """Raises NotAnEvent, UnknownSchema, SchemaError."""
         schema_id, datum = self._codec.decode(record.value)
         envelope = envelope_from_avro(datum)
-        columns = self._rows.get(schema_id)
-        if columns is None:
-            columns = self._rows[schema_id] = event_columns(_row_schema(self._codec.registry.schema(schema_id)))
+        known = self._rows.get(schema_id)
+        if known is None:
+            row = _row_schema(self._codec.registry.schema(schema_id))
+            names = frozenset(str(field.get("concord.column", field["name"])) for field in row["fields"])
+            known = self._rows[schema_id] = (event_columns(row), names)
+        columns, names = known
         texts = column_texts(record.headers)
         headers = dict(record.headers or ())
         return Seen(
@@ -93,6 +97,7 @@ class Events:
             after=None if envelope.after is None else texts.amend_after(columns(envelope.after)),
             moved_from=_header_key(headers.get(OLD_KEY)),
             moved_on=_header_key(headers.get(NEW_KEY)) is not None,
+            columns=names,
         )
 
     def _key(self, data: bytes | None) -> Columns | None:
@@ -183,6 +188,7 @@ class Intake:
         self._events = Events(codec)
         self._bindings = {binding.entity: binding for binding in bindings}
         self._entities = {name: pipeline.entities[name] for name in self._bindings}
+        self._mapped = {binding.entity: {column for each in binding.columns.values() for column in each} for binding in bindings}
         root = bindings[0]
         self.system, self.name = root.system, f"{root.table.schema}.{root.table.name}"
         self.captured = topics.captured(root.system, root.table.schema, root.table.name)
@@ -236,11 +242,21 @@ class Intake:
         changes = []
         for entity, binding in self._bindings.items():
             try:
+                self._check_columns(seen, entity)
                 change = row_change(seen, binding, self._entities[entity])
                 changes.append((record, entity, change, seen.moved_on and seen.envelope.op is EventOp.DELETE))
             except _BAD as error:
                 self._bury(record, error, entity, outputs, ends)
         return changes
+
+    def _check_columns(self, seen: Seen, entity: str) -> None:
+        """A mapped column that was dropped or renamed stops its entity and says so: going on would let the systems drift apart."""
+        gone = self._mapped[entity] - seen.columns
+        if gone and seen.after is not None:
+            raise SchemaError(
+                f"{self.system}: {self.name} has no column {', '.join(sorted(gone))} any more, which {entity} is mapped to: "
+                "bring it back or change the mapping, then read the table again"
+            )
 
     def _bury(self, record: Record, error: Exception, entity: str | None, outputs: list[Output], ends: Ends) -> None:
         outputs.append(self._letters.output(record, error, Where.INTAKE, self.system, entity))
