@@ -9,6 +9,7 @@ What a command needs is imported when it runs: `concord status` must not pay for
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import gc
 import logging
@@ -469,5 +470,6 @@ def _alive(alive: bool) -> str:
 
 def main() -> None:
     """The program."""
+    faulthandler.enable()  # a crash in a C library says where we were
     end_with_supervisor()
     cli(prog_name="concord")

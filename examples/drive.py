@@ -41,6 +41,9 @@ HOME = ROOT / ".concord"
 STOP_SECONDS = 30.0
 
 
+ASKED = 3  # times; only a command that crashed is asked again
+
+
 class DemoError(Exception):
     """The demo cannot go on; says why."""
 
@@ -211,20 +214,24 @@ class Concord:
 
     def ask(self, *words: str, seconds: float = 120.0) -> tuple[int, dict[str, Any]]:
         """A reporting command with --json: its exit status and what it said."""
-        asked = subprocess.run(
-            self.command(*words, "--json"),
-            cwd=ROOT,
-            env={**os.environ, **self.environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-        )
-        try:
-            told = json.loads(asked.stdout)
-        except json.JSONDecodeError:
-            raise DemoError(f"concord {' '.join(words)} did not answer: {asked.stderr.strip()[-2000:]}") from None
-        return asked.returncode, told
+        for _ in range(ASKED):
+            asked = subprocess.run(
+                self.command(*words, "--json"),
+                cwd=ROOT,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+            )
+            try:
+                return asked.returncode, json.loads(asked.stdout)
+            except json.JSONDecodeError:
+                if asked.returncode >= 0:
+                    break
+            with self.log.open("a") as log:  # a crash below Python; faulthandler says where
+                log.write(f"concord {' '.join(words)} was ended by signal {-asked.returncode}\n{asked.stderr}\n")
+        raise DemoError(f"concord {' '.join(words)} did not answer (exit status {asked.returncode}): {asked.stderr.strip()[-2000:]}")
 
     def settle(self, seconds: float, meanwhile: Callable[[dict[str, Any]], None] = lambda status: None) -> dict[str, Any]:
         """Wait until nothing is in flight. Returns the last status; raises DemoError when it takes too long."""
