@@ -9,6 +9,7 @@ What needs the databases' catalogs is `schemas.mapping.compile_config`'s.
 
 from schemas.config.load import json_schema, load, loads, parse
 from schemas.config.model import (
+    Aggregate,
     Binding,
     Config,
     Deletion,
@@ -17,8 +18,11 @@ from schemas.config.model import (
     Expression,
     Field,
     Kafka,
+    Link,
     Metrics,
+    Order,
     Otherwise,
+    Part,
     Registry,
     Side,
     System,
@@ -26,6 +30,7 @@ from schemas.config.model import (
 from schemas.config.problems import problems_of
 
 __all__ = [
+    "Aggregate",
     "Binding",
     "Config",
     "Deletion",
@@ -34,8 +39,11 @@ __all__ = [
     "Expression",
     "Field",
     "Kafka",
+    "Link",
     "Metrics",
+    "Order",
     "Otherwise",
+    "Part",
     "Registry",
     "Side",
     "System",

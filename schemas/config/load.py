@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from schemas.config.document import read_document
-from schemas.config.model import Config
+from schemas.config.model import AGGREGATES, Config
 from schemas.config.problems import problems_of, problems_of_shape, without
 from schemas.errors import ConfigError, Problem
 
@@ -77,6 +77,16 @@ def json_schema() -> dict[str, Any]:
     side.pop("required", None)
     models["Side"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}, side]}
     models["Function"] = {"anyOf": [{"type": "string"}, models["Function"]]}
+    names = models["Link"]["properties"]["columns"]
+    models["Link"]["properties"]["column"] = names
+    models["Link"].pop("required", None)
+    models["Link"] = {"anyOf": [*names["anyOf"], models["Link"]]}
+    models["Order"] = {"anyOf": [{"type": "string"}, models["Order"]]}
+    functions = {function: {"type": "string"} for function in AGGREGATES}
+    rest = {key: models["Aggregate"]["properties"][key] for key in ("by", "separator")}
+    models["Aggregate"] = {
+        "anyOf": [{"const": "count"}, {"type": "object", "additionalProperties": False, "properties": {**functions, **rest}}]
+    }
     single = [{"type": ["string", "number", "boolean", "null"]}]
     models["Expression"] = {"anyOf": [*single, models["Expression"]]}
     models["Deletion"] = {

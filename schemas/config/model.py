@@ -9,6 +9,9 @@ Shorthands are turned into the one full shape first, so that code sees one form 
     erp: [value, value_compact]            Side(columns=("value", "value_compact"))        read from the first, written to all
     crm: {columns: [first, last], join: " "}    Side(columns=("first", "last"), join=" ")       one text made of several
     where: {org: 42, kind: [a, null]}      {"org": ("42",), "kind": ("a", None)}
+    child: party                           Link(columns=("party",))
+    first_by: [sequence, id desc]          (Order("sequence"), Order("id", descending=True))
+    aggregate: {n: count, total: {sum: amount}}    Aggregate("count"), Aggregate("sum", "amount")
     insert: {created: now, code: {nextval: code_seq}, active: true}    Expression(…) each
 """
 
@@ -177,8 +180,112 @@ class Expression(Model):
         return not (self.now or self.uuid or self.sql is not None or self.nextval is not None)
 
 
-def _not_yet(value: object) -> object:
-    raise PydanticCustomError("not_yet", "parts are not supported yet: one table for each entity and system")
+class Link(Model):
+    """The columns that hold another row's key, in the order of that key."""
+
+    columns: Names
+    prefix: str = ""  # before the key in a text column: 'sale.line,12'; a text that begins otherwise points nowhere
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: object) -> object:
+        if isinstance(value, str | list | tuple):
+            return {"columns": value}
+        if isinstance(value, Mapping) and "column" in value:
+            if "columns" in value:
+                raise PydanticCustomError("link", "has both column and columns, keep one")
+            return {"columns": value["column"], **{key: inner for key, inner in value.items() if key != "column"}}
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.prefix and len(self.columns) != 1:
+            raise PydanticCustomError("link", "prefix goes with one column")
+        return self
+
+
+_ORDER = re.compile(r"(?P<column>.*?)(?:\s+(?P<way>asc|desc))?(?:\s+nulls\s+(?P<nulls>first|last))?\s*", re.IGNORECASE)
+
+
+class Order(Model):
+    """One column that rows are put in order by. Nulls come last, whichever way it goes, unless it is said."""
+
+    column: str = Spec(min_length=1)
+    descending: bool = False
+    nulls_first: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        match = _ORDER.fullmatch(value)
+        assert match is not None  # every part may be empty
+        return {
+            "column": match["column"],
+            "descending": (match["way"] or "").lower() == "desc",
+            "nulls_first": (match["nulls"] or "").lower() == "first",
+        }
+
+
+AGGREGATES = ("sum", "count", "max", "min", "list")
+
+
+class Aggregate(Model):
+    """One value made of all rows of a child part."""
+
+    function: Literal["sum", "count", "max", "min", "list"]
+    column: str | None = None  # None: count, of rows
+    by: tuple[Order, ...] = ()  # of a list; without, by the rows' key
+    separator: str | None = None  # of a list: one text with this between; without, a JSON array of texts
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: object) -> object:
+        if value == "count":
+            return {"function": "count"}
+        if isinstance(value, Mapping) and "function" not in value:
+            named = [key for key in value if key in AGGREGATES]
+            if len(named) != 1:
+                raise PydanticCustomError("aggregate", "must be count, or one of {sum: …}, {count: …}, {max: …}, {min: …}, {list: …}")
+            rest = {key: inner for key, inner in value.items() if key != named[0]}
+            return {"function": named[0], "column": value[named[0]], **rest}
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.column is None and self.function != "count":
+            raise PydanticCustomError("aggregate", "{function} of which column?", {"function": self.function})
+        if self.function != "list" and (self.by or self.separator is not None):
+            raise PydanticCustomError("aggregate", "by and separator go with list")
+        return self
+
+
+class Part(Model):
+    """A row of another table that belongs to the entity in this system, or several drawn together."""
+
+    table: str = Spec(min_length=1)
+    child: Link | None = None  # columns of this table: the key of the row that it hangs at
+    parent: Link | None = None  # columns of the row that it hangs at: this table's key
+    of: str | None = None  # the part that it hangs at; None: the root
+    where: dict[str, Scalars] = {}  # rows that count
+    first_by: tuple[Order, ...] = ()  # of the children that count, the first is the one; equals by their key
+    aggregate: dict[str, Aggregate] = {}  # instead of the first: values made of all of them, only read
+    insert: dict[str, Expression] = {}
+    always: dict[str, Expression] = {}
+    empty: Literal["blank", "delete"] = "blank"  # what becomes of a child whose fields are all null
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.child is None) == (self.parent is None):
+            raise PydanticCustomError(
+                "part", "says neither child nor parent, or both: {child: column that points at the root} or {parent: …}"
+            )
+        if self.parent is not None and (self.first_by or self.aggregate or self.empty != "blank"):
+            raise PydanticCustomError("part", "first_by, aggregate and empty go with child: a parent is one row")
+        if self.aggregate and (self.first_by or self.insert or self.always or self.empty != "blank"):
+            raise PydanticCustomError("part", "aggregate is only read: first_by, insert, always and empty do not go with it")
+        return self
 
 
 class Binding(Model):
@@ -188,7 +295,17 @@ class Binding(Model):
     where: dict[str, Scalars] = {}  # rows that count: column equal to, or one of
     insert: dict[str, Expression] = {}  # what an insert needs besides mapped fields
     always: dict[str, Expression] = {}  # set with every write of ours
-    parts: Annotated[None, PlainValidator(_not_yet), WithJsonSchema({"description": "not yet"})] = None
+    parts: dict[str, Part] = {}
+
+    def part_of(self, column: str) -> tuple[str, str] | None:
+        """(part, its column) that `part.column` names; None: a column of the table itself."""
+        name, dot, rest = column.partition(".")
+        return (name, rest) if dot and name in self.parts else None
+
+    def is_aggregate(self, column: str) -> bool:
+        """Whether a column is made of many rows, so that nothing can be written to it."""
+        found = self.part_of(column)
+        return found is not None and bool(self.parts[found[0]].aggregate)
 
 
 class Otherwise(Model):
@@ -298,6 +415,11 @@ class Entity(Model):
     born_in: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = None  # None: in every system it is bound to
     delete: Deletion = Deletion(policy="propagate")
     fields: dict[str, Field] = Spec(min_length=1)
+
+    def writes(self, system: str, side: Side) -> bool:
+        """Whether a field is written in a system, and compared there."""
+        binding = self.bindings.get(system)
+        return side.write and not (binding is not None and any(map(binding.is_aggregate, side.columns)))
 
     @model_validator(mode="before")
     @classmethod

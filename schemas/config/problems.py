@@ -16,7 +16,22 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from schemas.config.model import ENTITY_KEYS, FIELD_KEYS, SIDE_KEYS, Binding, Config, Entity, Field, Kafka, Metrics, Registry, Side, System
+from schemas.config.model import (
+    ENTITY_KEYS,
+    FIELD_KEYS,
+    SIDE_KEYS,
+    Binding,
+    Config,
+    Entity,
+    Expression,
+    Field,
+    Kafka,
+    Metrics,
+    Part,
+    Registry,
+    Side,
+    System,
+)
 from schemas.errors import Problem
 
 SECRET = {"dsn", "url", "settings", "session"}  # what stands there is never shown
@@ -34,6 +49,7 @@ _OWN_KEYS: dict[str, Iterable[str]] = {
     "system": System.model_fields,
     "entity": ENTITY_KEYS,
     "binding": Binding.model_fields,
+    "part": Part.model_fields,
     "field": FIELD_KEYS,
     "side": SIDE_KEYS,
 }
@@ -155,6 +171,8 @@ def _model_at(location: tuple[int | str, ...]) -> str:
             return "entity"
         case ("entities", _, "bindings", _):
             return "binding"
+        case ("entities", _, "bindings", _, "parts", _):
+            return "part"
         case ("entities", _, "fields", _):
             return "field"
         case ("entities", _, "fields", _, "sides", _):
@@ -277,18 +295,41 @@ def _entity_problems(name: str, entity: Entity, names: _Names) -> Iterator[Probl
         yield from _field_problems(f"{where}.fields.{field}", field, rules, name, bound, names)
         owner = rules.owner or entity.owner
         for system, side in rules.sides.items():
-            if not side.write and owner != system and len(rules.sides) > 1:
+            if not entity.writes(system, side) and owner != system and len(rules.sides) > 1:
                 what = f"is never written in {system}, so an edit elsewhere would leave the systems different"
                 yield Problem(f"{where}.fields.{field}.{system}.write", what, f"say who decides: owner: {system}")
     for system, binding in entity.bindings.items():
-        for column in binding.insert.keys() & binding.always.keys():
-            yield Problem(
-                f"{where}.{system}.insert.{column}", "stands under always too", "always is set with inserts as well: keep that one"
-            )
-        for kind in ("insert", "always"):
-            for column, expression in getattr(binding, kind).items():
-                if isinstance(expression.now, str):
-                    yield from _zone_problem(f"{where}.{system}.{kind}.{column}.now", expression.now)
+        yield from _expression_problems(f"{where}.{system}", binding.insert, binding.always)
+        for part, described in binding.parts.items():
+            yield from _part_problems(f"{where}.{system}.parts.{part}", part, described, binding)
+
+
+def _expression_problems(where: str, insert: Mapping[str, Expression], always: Mapping[str, Expression]) -> Iterator[Problem]:
+    for column in insert.keys() & always.keys():
+        yield Problem(f"{where}.insert.{column}", "stands under always too", "always is set with inserts as well: keep that one")
+    for kind, expressions in (("insert", insert), ("always", always)):
+        for column, expression in expressions.items():
+            if isinstance(expression.now, str):
+                yield from _zone_problem(f"{where}.{kind}.{column}.now", expression.now)
+
+
+def _part_problems(where: str, name: str, part: Part, binding: Binding) -> Iterator[Problem]:
+    if not _NAME.match(name):
+        yield Problem(where, f"{name!r} cannot be a part's name", "letters, digits and _, a letter first")
+    yield from _expression_problems(where, part.insert, part.always)
+    above, seen = part.of, {name}
+    while above is not None:
+        if above not in binding.parts:
+            yield Problem(f"{where}.of", f"there is no part {above!r}", did_you_mean(above, binding.parts))
+            return
+        if above in seen:
+            yield Problem(f"{where}.of", f"goes round: {above} hangs at itself", "a part hangs at the root (no `of`) or at another part")
+            return
+        if binding.parts[above].aggregate:
+            yield Problem(f"{where}.of", f"{above} is drawn together out of many rows, nothing can hang at it", "")
+            return
+        seen.add(above)
+        above = binding.parts[above].of
 
 
 def _field_problems(where: str, field: str, rules: Field, entity: str, bound: set[str], names: _Names) -> Iterator[Problem]:
@@ -333,8 +374,6 @@ def _transforms(side: Side) -> list[str]:
 
 def _side_problems(where: str, side: Side) -> Iterator[Problem]:
     for column in side.columns:
-        if "." in column:
-            yield Problem(where, f"{column!r} names a part, which is not supported yet", "only columns of the table itself for now")
         if not column:
             yield Problem(where, "names an empty column")
     if len(set(side.columns)) != len(side.columns):

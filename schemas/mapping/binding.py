@@ -3,13 +3,14 @@
     Pipeline ─ entities ─▶ Entity ─ bindings ─▶ Binding ─ one FieldBinding for each field, closures made once, so that a row costs little
 
 A *row* is a mapping of column names to the text that PostgreSQL prints (`col::text` or pgoutput's), None for null; a column that is
-not in the row is not known, and neither is the field.
+not in the row is not known, and neither is the field. With parts it is a flat row: see `schemas.mapping.parts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, cast
 
 import orjson
@@ -18,21 +19,12 @@ from schemas.catalog import Table
 from schemas.change import Canonical
 from schemas.config import Config
 from schemas.errors import MappingError
+from schemas.mapping.expressions import Expr
 from schemas.mapping.likeness import Alike
+from schemas.mapping.parts import ROOT, Part, counts, joined_key
 
 Row = Mapping[str, str | None]
 Kind = str
-
-
-@dataclass(frozen=True, slots=True)
-class Expr:
-    """A column's value made by the database. `sql` is in psycopg's format: `%s` for each of `params`, `%%` for a per cent sign.
-
-    It is cast to the column's type (without length, so that nothing is cut), except what the configuration gave as `sql`.
-    """
-
-    sql: str
-    params: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +55,13 @@ class FieldBinding:
 
 @dataclass(frozen=True)
 class Binding:
-    """Where an entity lives in one system: one root table."""
+    """Where an entity lives in one system: one root table, and its parts."""
 
     system: str
     entity: str
-    table: Table
+    table: Table  # the root
+    shape: Table  # the flat row as a table: the root's columns and each part's, as `part.column`; the root itself if there are no parts
+    parts: tuple[Part, ...]  # each after the one that it hangs at
     key_columns: tuple[str, ...]
     fields: tuple[str, ...]  # mapped here
     columns: Mapping[str, tuple[str, ...]]  # of each field: read from the first (all, when they make one value together), written to all
@@ -77,6 +71,7 @@ class Binding:
     always: Mapping[str, Expr]
     scope: Mapping[str, tuple[str | None, ...]]  # column → the texts that count; None: null counts
     needed: frozenset[str]  # columns that decide scope and key
+    root_columns: tuple[str, ...]  # of the root table, that anybody needs: key, scope, fields, links of parent parts
     sides: Mapping[str, FieldBinding]
     _plain: tuple[tuple[str, str, Callable[[str], Canonical] | None, Canonical], ...]
     _composed: tuple[FieldBinding, ...]
@@ -86,24 +81,32 @@ class Binding:
     def __str__(self) -> str:
         return f"{self.system}.{self.table}"
 
+    # ── shape ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @cached_property
+    def part(self) -> Mapping[str, Part]:
+        """Parts by name."""
+        return {part.name: part for part in self.parts}
+
+    def split(self, column: str) -> tuple[str, str]:
+        """A flat row's column → (part or ROOT, its column there)."""
+        name, dot, rest = column.partition(".")
+        return (name, rest) if dot and name in self.part else (ROOT, column)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The root's table and the parts', each once."""
+        return tuple(dict.fromkeys((self.table, *(part.table for part in self.parts))))
+
     # ── identity and scope ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def key_of(self, row: Row) -> str:
         """The row's key: the key column's text, several as a JSON array. Raises MappingError if one is absent or null."""
-        columns = self.key_columns
-        if len(columns) == 1:
-            value = row.get(columns[0])
-            if value is None:
-                raise MappingError(f"a row of {self} without key: {columns[0]} is {'null' if columns[0] in row else 'absent'}")
-            normal = self._key[0]
-            return value if normal is None else normal(value)
-        values = []
-        for column, normal in zip(columns, self._key, strict=True):
-            value = row.get(column)
-            if value is None:
-                raise MappingError(f"a row of {self} without key: {column} is {'null' if column in row else 'absent'}")
-            values.append(value if normal is None else normal(value))
-        return orjson.dumps(values).decode()
+        key = joined_key([row.get(column) for column in self.key_columns], self._key)
+        if key is None:
+            missing = next(column for column in self.key_columns if row.get(column) is None)
+            raise MappingError(f"a row of {self} without key: {missing} is {'null' if missing in row else 'absent'}")
+        return key
 
     def key_values(self, key: str) -> dict[str, str]:
         """Inverse of `key_of`. Raises MappingError on what is no key of this table."""
@@ -113,21 +116,7 @@ class Binding:
 
     def in_scope(self, row: Row) -> bool:
         """Whether the row counts. Raises MappingError if a column that decides it is absent."""
-        for column, read, allowed in self._scope:
-            try:
-                text = row[column]
-            except KeyError:
-                raise MappingError(f"a row of {self} without {column}, which decides whether it counts") from None
-            if text is None:
-                if None not in allowed:
-                    return False
-                continue
-            try:
-                if (text if read is None else read(text)) not in allowed:
-                    return False
-            except ValueError:
-                return False
-        return True
+        return counts(row, self._scope, str(self))
 
     # ── values ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -242,11 +231,16 @@ class Pipeline:
     _by_table: Mapping[tuple[str, str, str], tuple[Binding, ...]] = field(default_factory=dict)
 
     def tables(self, system: str) -> list[Binding]:
-        """The bindings whose root tables are captured in a system, one for each entity, parents before children."""
+        """The bindings of a system, one for each entity, parents before children."""
         return [entity.bindings[system] for entity in self.entities.values() if system in entity.bindings]
 
+    def captured(self, system: str) -> list[Table]:
+        """The tables whose changes matter in a system, each once: roots, parents before children, each with its parts."""
+        found = {(table.schema, table.name): table for binding in self.tables(system) for table in binding.tables}
+        return list(found.values())
+
     def binding_for(self, system: str, schema: str, table: str) -> list[Binding]:
-        """The bindings that a table's rows may belong to."""
+        """The bindings whose root a table is."""
         return list(self._by_table.get((system, schema, table), ()))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import cast
 
@@ -21,7 +22,9 @@ from schemas.config.model import Scalar
 from schemas.config.problems import did_you_mean
 from schemas.errors import ConfigError, Problem
 from schemas.mapping import kinds
-from schemas.mapping.binding import Binding, Delete, Entity, Expr, FieldBinding, Kind, Pipeline
+from schemas.mapping.binding import Binding, Delete, Entity, FieldBinding, Kind, Pipeline
+from schemas.mapping.expressions import Expr
+from schemas.mapping.part_compiler import PartCompiler, Resolved, resolved_parts, shape_of
 from schemas.mapping.sides import BRIDGED, Place, SideCompiler, column_text, key_form, offered_kind, reference_binding
 
 _TABLE = re.compile(r'(?:(?P<schema>"(?:[^"]|"")+"|[^".]+)\.)?(?P<table>"(?:[^"]|"")+"|[^".]+)\Z')
@@ -65,9 +68,10 @@ def table_name(text: str) -> tuple[str, str] | None:
 
 
 def table_names(config: Config, system: str) -> list[tuple[str, str]]:
-    """The tables of a system whose catalog entries `compile_config` wants: what to give `connectors.catalog.read_tables`."""
-    names = (table_name(entity.bindings[system].table) for entity in config.entities.values() if system in entity.bindings)
-    return sorted({name for name in names if name is not None})
+    """The tables of a system that `compile_config` wants, roots and parts: what to give `connectors.catalog.read_tables`."""
+    bound = [entity.bindings[system] for entity in config.entities.values() if system in entity.bindings]
+    texts = [text for binding in bound for text in (binding.table, *(part.table for part in binding.parts.values()))]
+    return sorted({name for text in texts if (name := table_name(text)) is not None})
 
 
 def _order(config: Config) -> tuple[list[str], list[str]]:
@@ -89,6 +93,15 @@ def _order(config: Config) -> tuple[list[str], list[str]]:
             graph[cycle[1]].discard(cycle[0])
 
 
+def no_such_column(table: Table, name: str) -> tuple[str, str]:
+    """What is wrong, and its mend. `table` may be the shape of a binding with parts."""
+    part, dot, _ = name.partition(".")
+    names = [column.name for column in table.columns]
+    if dot and not any(known.startswith(f"{part}.") for known in names):
+        return f"there is no part {part!r} for {name}", f"add `parts: {{{part}: {{table: …, child: …}}}}` to the binding"
+    return f"{table} has no column {name!r}", did_you_mean(name, names)
+
+
 class _Compiler:
     def __init__(self, config: Config, catalogs: Mapping[str, Mapping[str, Table]], problems: list[Problem]) -> None:
         self._config = config
@@ -102,20 +115,27 @@ class _Compiler:
 
     def entity(self, name: str, entity: EntityConfig) -> Entity | None:
         before = len(self._problems)
-        tables = {}
+        tables: dict[str, Table] = {}
+        parts: dict[str, list[Resolved]] = {}
+        shapes: dict[str, Table] = {}
         for system, binding in entity.bindings.items():
-            table = self._table(f"entities.{name}.{system}", system, binding.table)
+            where = f"entities.{name}.{system}"
+            table = self._table(system, where, binding.table)
             if table is not None:
                 tables[system] = table
+                parts[system] = resolved_parts(where, binding, table, partial(self._table, system))
+                shapes[system] = shape_of(table, parts[system])
         field_kinds: dict[str, Kind] = {}
         sides: dict[str, dict[str, FieldBinding]] = {system: {} for system in tables}
         for field, rules in entity.fields.items():
-            field_kinds[field] = self._field(f"entities.{name}.fields.{field}", field, rules, tables, sides)
+            field_kinds[field] = self._field(f"entities.{name}.fields.{field}", field, rules, shapes, sides, entity)
         born_in = frozenset(entity.born_in if entity.born_in is not None else entity.bindings)
         self._matching(name, entity, born_in)
         soft = self._soft(name, entity, field_kinds)
         bindings = {
-            system: self._binding(name, system, entity, table, sides[system], inserts=bool(born_in - {system}))
+            system: self._binding(
+                name, system, entity, table, parts[system], shapes[system], sides[system], inserts=bool(born_in - {system})
+            )
             for system, table in tables.items()
         }
         if len(self._problems) > before:
@@ -133,7 +153,7 @@ class _Compiler:
             systems=tuple(bindings),
         )
 
-    def _table(self, where: str, system: str, text: str) -> Table | None:
+    def _table(self, system: str, where: str, text: str) -> Table | None:
         named = table_name(text)
         if named is None:
             self._problem(f"{where}.table", f"{text!r} is no table's name", 'like public.account, or public."strange.name"')
@@ -181,13 +201,22 @@ class _Compiler:
 
     # ── fields ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _field(self, where: str, field: str, rules: Field, tables: Mapping[str, Table], sides: dict[str, dict[str, FieldBinding]]) -> Kind:
+    def _field(
+        self,
+        where: str,
+        field: str,
+        rules: Field,
+        tables: Mapping[str, Table],
+        sides: dict[str, dict[str, FieldBinding]],
+        entity: EntityConfig,
+    ) -> Kind:
         places = []
         for number, (system, side) in enumerate(rules.sides.items()):
             if system not in tables:
                 continue
             if number == 1 and rules.values is not None:  # first system's code: second system's code
                 side = side.model_copy(update={"values": rules.values, "otherwise": rules.otherwise})
+            side = side.model_copy(update={"write": entity.writes(system, side)})
             place = self._place(f"{where}.{system}", system, tables[system], side)
             if place is not None:
                 places.append(place)
@@ -210,7 +239,7 @@ class _Compiler:
         for name in side.columns:
             column = table.column(name)
             if column is None:
-                self._problem(where, f"{table} has no column {name!r}", did_you_mean(name, [column.name for column in table.columns]))
+                self._problem(where, *no_such_column(table, name))
                 continue
             codec = kinds.codec_for(column)
             if column.generated:
@@ -292,29 +321,46 @@ class _Compiler:
     # ── bindings ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _binding(
-        self, name: str, system: str, entity: EntityConfig, table: Table, sides: Mapping[str, FieldBinding], *, inserts: bool
+        self,
+        name: str,
+        system: str,
+        entity: EntityConfig,
+        table: Table,
+        parts: Sequence[Resolved],
+        shape: Table,
+        sides: Mapping[str, FieldBinding],
+        *,
+        inserts: bool,
     ) -> Binding:
         where = f"entities.{name}.{system}"
         config = entity.bindings[system]
-        writable = frozenset(field for field in sides if entity.fields[field].sides[system].write)
+        writable = frozenset(field for field in sides if entity.writes(system, entity.fields[field].sides[system]))
         written = self._written(where, entity, sides, writable, config)
-        scope, tests = self._scope(where, table, config)
-        insert = {column: expr for column, value in config.insert.items() if (expr := self._expr(f"{where}.insert", table, column, value))}
-        always = {column: expr for column, value in config.always.items() if (expr := self._expr(f"{where}.always", table, column, value))}
+        scope, tests = self._scope(where, shape, config.where)
+        insert = self._expressions(f"{where}.insert", table, config.insert)
+        always = self._expressions(f"{where}.always", table, config.always)
         for column, texts in scope.items():  # what we insert must count
             described = table.column(column)
             if column in config.insert:
-                self._in_scope(where, column, config.insert[column], dict(tests)[column])
+                self._in_scope(where, column, config.insert[column], next(test for test in tests if test[0] == column))
             elif column not in written and column not in always and described is not None and texts[0] is not None:
                 insert[column] = Expr(f"%s::{described.type}", (texts[0],))
+        compiler = PartCompiler(self._problem, self._scope, self._expressions, self._in_scope, self._not_null)
+        compiled = tuple(compiler.part(resolved, parts, config, sides, writable, scope, written) for resolved in parts)
         if inserts:
+            linked = {column for part in compiled if part.kind == "parent" and part.of == "" and part.made for column in part.link}
             here = [rules.sides[system] for rules in entity.fields.values() if system in rules.sides]
-            mapped = {column for side in here if side.write for column in side.columns}
-            self._not_null(where, table, {*mapped, *config.insert, *config.always, *insert})
+            mapped_to = {column for side in here if entity.writes(system, side) for column in side.columns}  # also those that were refused
+            self._not_null(where, table, {*mapped_to, *config.insert, *config.always, *insert, *linked})
+        root_links = [column for part in compiled if part.kind == "parent" and part.of == "" for column in part.link]
+        mapped = [column for side in sides.values() for column in side.columns]
+        needed = {column for column in (*table.primary_key, *scope, *mapped, *root_links) if table.column(column) is not None}
         return Binding(
             system=system,
             entity=name,
             table=table,
+            shape=shape,
+            parts=compiled,
             key_columns=table.primary_key,
             fields=tuple(sides),
             columns={field: side.columns for field, side in sides.items()},
@@ -324,11 +370,12 @@ class _Compiler:
             always=always,
             scope=scope,
             needed=frozenset({*table.primary_key, *scope}),
+            root_columns=tuple(column.name for column in table.columns if column.name in needed),
             sides=sides,
             _plain=tuple((side.field, side.columns[0], side.read, side.null) for side in sides.values() if side.read_parts is None),
             _composed=tuple(side for side in sides.values() if side.read_parts is not None),
             _key=tuple(key_form(key) for column in table.primary_key if (key := table.column(column)) is not None),
-            _scope=tuple((column, read, allowed) for column, (read, allowed) in tests),
+            _scope=tests,
         )
 
     def _written(
@@ -346,17 +393,20 @@ class _Compiler:
                         f"{column} is written by the field {written[column]} too",
                         "one of the two may only read it: {column: …, write: false}",
                     )
+                elif (part := config.part_of(column)) is not None and part[1] in config.parts[part[0]].always:
+                    at = f"{where}.parts.{part[0]}.always.{part[1]}"
+                    self._problem(at, f"is written by the field {field} too", "keep one of them")
                 elif column in config.always:
                     self._problem(f"{where}.always.{column}", f"is written by the field {field} too", "keep one of them")
                 written.setdefault(column, field)
         return written
 
     def _scope(
-        self, where: str, table: Table, config: BindingConfig
-    ) -> tuple[dict[str, tuple[str | None, ...]], list[tuple[str, tuple[kinds.Read | None, frozenset[Canonical]]]]]:
+        self, where: str, table: Table, given: Mapping[str, tuple[Scalar, ...]]
+    ) -> tuple[dict[str, tuple[str | None, ...]], tuple[tuple[str, kinds.Read | None, frozenset[Canonical]], ...]]:
         scope: dict[str, tuple[str | None, ...]] = {}
-        tests: list[tuple[str, tuple[kinds.Read | None, frozenset[Canonical]]]] = []
-        for name, values in config.where.items():
+        tests: list[tuple[str, kinds.Read | None, frozenset[Canonical]]] = []
+        for name, values in given.items():
             column = table.column(name)
             if column is None:
                 self._problem(
@@ -378,13 +428,13 @@ class _Compiler:
                 if column.labels and value is not None and value not in column.labels:
                     self._problem(f"{where}.where.{name}", f"{value!r} is no value of {column.type}", did_you_mean(value, column.labels))
             scope[name] = tuple(None if value is None else column_text(codec, value) for value in normal)
-            tests.append((name, (codec.read, frozenset(normal))))
-        return scope, tests
+            tests.append((name, codec.read, frozenset(normal)))
+        return scope, tuple(tests)
 
-    def _in_scope(self, where: str, column: str, given: Expression, test: tuple[kinds.Read | None, frozenset[Canonical]]) -> None:
+    def _in_scope(self, where: str, column: str, given: Expression, test: tuple[str, kinds.Read | None, frozenset[Canonical]]) -> None:
         if not given.constant:
             return
-        read, allowed = test
+        _, read, allowed = test
         text = None if given.value is None else kinds.as_text(given.value)
         try:
             value = text if text is None or read is None else read(text)
@@ -402,6 +452,9 @@ class _Compiler:
                     mend = f"insert: {{{column.name}: uuid}}"
                 what = "is the key" if key else "is NOT NULL"
                 self._problem(f"{where}.insert", f"{column.name} of {table} {what} and has no default, and no field gives it", mend)
+
+    def _expressions(self, where: str, table: Table, given: Mapping[str, Expression]) -> dict[str, Expr]:
+        return {column: expr for column, value in given.items() if (expr := self._expr(where, table, column, value))}
 
     def _expr(self, where: str, table: Table, name: str, given: Expression) -> Expr | None:
         column = table.column(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Context, Decimal
 from math import inf, nextafter
 
@@ -69,6 +70,20 @@ def rounded(text: str, scale: int) -> str:
 def multiplied(text: str, factor: Decimal) -> str:
     """Exact product of a normal form and a factor."""
     return text if text in SPECIAL else plain(_EXACT.multiply(Decimal(text), factor))
+
+
+def added(texts: Iterable[str]) -> str:
+    """The exact sum, as PostgreSQL's numeric has it: with NaN, or both infinities, NaN."""
+    total = Decimal(0)
+    specials = set()
+    for text in texts:
+        if (normal := normal_number(text)) in SPECIAL:
+            specials.add(normal)
+        else:
+            total = _EXACT.add(total, Decimal(normal))
+    if specials:
+        return specials.pop() if len(specials) == 1 else "NaN"
+    return plain(total)
 
 
 def whole(text: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.config import Config, Dsn, Expression, Side, json_schema, load, loads, parse
+from schemas.config import Aggregate, Config, Dsn, Expression, Link, Order, Part, Side, json_schema, load, loads, parse
 from schemas.errors import ConfigError, Problem
 
 SOUND = """
@@ -195,7 +195,8 @@ entities:
         "kafka.partitons: unknown key 'partitons' (did you mean partitions?)",
         "systems.crm.rank: must be a whole number, not 'first'",
         "systems.erp.slot: must be lower case letters, digits and _, not 'My-Slot'",
-        "entities.customer.crm.parts: parts are not supported yet: one table for each entity and system",
+        "entities.customer.crm.parts.address: says neither child nor parent, or both: {child: column that points at the root} "
+        "or {parent: …}",
         "entities.customer.erp.tabel: unknown key 'tabel' (did you mean table?)",
         "entities.customer.fields.tax_id.clean.1: must be 'strip', 'squeeze', 'upper', 'lower', 'casefold', 'digits', 'alnum', 'nfc', "
         "'nfkc' or 'empty_is_null', not 'uper' (did you mean upper?)",
@@ -228,7 +229,6 @@ entities:
         ("crm: vat", "crm: {column: vat, join: x}", "entities.customer.fields.tax_id.crm: join needs at least two columns"),
         ("crm: vat", "crm: {column: vat, columns: vat}", "entities.customer.fields.tax_id.crm: has both column and columns, keep one"),
         ("crm: vat", "crm: {write: false}", "entities.customer.fields.tax_id.crm.columns: is missing"),
-        ("crm: vat", "crm: address.vat", "entities.customer.fields.tax_id.crm: 'address.vat' names a part, which is not supported yet"),
         ("crm: vat", "crm: 5", "entities.customer.fields.tax_id.crm: must be a mapping"),
         (
             "erp: tax_id,",
@@ -260,6 +260,46 @@ entities:
 )
 def test_each_mistake_is_one_problem_in_words(old: str, new: str, expected: str) -> None:
     assert one_problem(old, new).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ("{a: {table: t, child: x, parent: y}}", "parts.a: says neither child nor parent, or both"),
+        ("{a: {table: t, parent: y, first_by: [z]}}", "parts.a: first_by, aggregate and empty go with child"),
+        ("{a: {table: t, child: y, first_by: [z], aggregate: {n: count}}}", "parts.a: aggregate is only read"),
+        ("{a: {table: t, child: y, of: b}}", "parts.a.of: there is no part 'b'"),
+        ("{a: {table: t, child: y, of: b}, b: {table: t, child: y, of: a}}", "parts.a.of: goes round"),
+        ("{a: {table: t, child: y, of: b}, b: {table: t, child: y, aggregate: {n: count}}}", "parts.a.of: b is drawn together"),
+        ("{a: {table: t, child: y, aggregate: {n: total}}}", "parts.a.aggregate.n: must be"),
+        ("{a: {table: t, child: y, aggregate: {n: {avg: x}}}}", "parts.a.aggregate.n: must be count, or one of"),
+        ("{a: {table: t, child: y, aggregate: {n: {sum: x, by: z}}}}", "parts.a.aggregate.n.by: must be a list"),
+        ("{a: {table: t, child: y, aggregate: {n: {sum: x, by: [z]}}}}", "parts.a.aggregate.n: by and separator go with list"),
+        ("{a: {table: t, child: {column: y, columns: z}}}", "parts.a.child: has both column and columns"),
+        ("{a: {table: t, child: {columns: [y, z], prefix: 'p,'}}}", "parts.a.child: prefix goes with one column"),
+        ("{a: {tabel: t, child: y}}", "parts.a.tabel: unknown key 'tabel' (did you mean table?)"),
+        ("{'a b': {table: t, child: y}}", "parts.a b: 'a b' cannot be a part's name"),
+        ("{a: {table: t, child: y, insert: {c: {now: Nowhere}}}}", "parts.a.insert.c.now: there is no time zone"),
+    ],
+)
+def test_each_mistake_in_a_part_is_told(parts: str, expected: str) -> None:
+    found = problems(SOUND.replace("crm: {table: public.account,", f"crm: {{table: public.account, parts: {parts},"))
+    assert any(str(problem).startswith(f"entities.customer.crm.{expected}") for problem in found), found
+
+
+def test_shorthands_of_parts_mean_the_full_form() -> None:
+    part = Part.model_validate({"table": "t", "child": "party", "first_by": ["sequence desc nulls first", "id"]})
+    assert part.child == Link(columns=("party",))
+    assert part.first_by == (Order(column="sequence", descending=True, nulls_first=True), Order(column="id"))
+    drawn = Part.model_validate({"table": "t", "child": ["a", "b"], "aggregate": {"n": "count", "total": {"sum": "amount"}}})
+    assert drawn.child == Link(columns=("a", "b"))
+    assert drawn.aggregate == {"n": Aggregate(function="count"), "total": Aggregate(function="sum", column="amount")}
+
+
+def test_what_is_drawn_together_is_only_read() -> None:
+    parts = "parts: {o: {table: t, child: y, aggregate: {n: count}}}"
+    found = problems(SOUND.replace("table: public.party\n", f"table: public.party\n      {parts}\n").replace("erp: tax_id,", "erp: o.n,"))
+    assert [problem.where for problem in found] == ["entities.customer.fields.tax_id.erp.write"]
 
 
 @pytest.mark.parametrize(

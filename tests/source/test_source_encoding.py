@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import struct
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 import fastavro
@@ -104,12 +104,15 @@ def plain(number: Decimal) -> str:
 
 
 UTC = datetime.UTC
+EXACT = Context(prec=100)  # the default one rounds what has more than 28 digits
 VALUES: dict[str, st.SearchStrategy[tuple[str, Any]]] = {  # text as PostgreSQL prints it, what a reader must find
     "bool": st.booleans().map(lambda b: ("t" if b else "f", b)),
     "int4": st.integers(-(2**31), 2**31 - 1).map(lambda n: (str(n), n)),
     "int8": st.integers(-(2**63), 2**63 - 1).map(lambda n: (str(n), n)),
     "text": plain_text.map(lambda text: (text, text)),
-    "numeric": st.decimals(allow_nan=False, allow_infinity=False, places=6).map(lambda d: (plain(d), {"scale": 6, "value": d.scaleb(6)})),
+    "numeric": st.decimals(allow_nan=False, allow_infinity=False, places=6).map(
+        lambda d: (plain(d), {"scale": 6, "value": d.scaleb(6, EXACT)})
+    ),
     "numeric(10,2)": st.decimals(-(10**8) + 1, 10**8 - 1, places=2).map(lambda d: (plain(d), d)),
     "float8": st.floats(allow_nan=False).map(lambda f: (repr(f).replace("inf", "Infinity"), f)),
     "date": st.dates().map(lambda d: (d.isoformat(), (d - datetime.date(1970, 1, 1)).days)),
