@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from schemas import topics
-from schemas.change import Canonical, Change, Op, decode_change
+from schemas.change import Change, Op, decode_change
 from schemas.conflicts import CONFLICT_SCHEMA
 from schemas.dead import Where
 from schemas.errors import SchemaError
@@ -21,9 +21,10 @@ from schemas.mapping import Entity, Pipeline
 from schemas.metrics import BATCH_SIZE, CONFLICTS, State
 from schemas.serde import Codec
 from streams.crosswalk import Crosswalk
-from streams.fold import End, Folded, Rules, ThingState, fold
+from streams.fold import End, Folded, ThingState, fold
 from streams.letters import DeadLetters, named
 from streams.metrics import PART, Ends, count
+from streams.rules import rules_of
 from streams.transport import Chunk, ChunkApp, ChunkTable, Output, Record
 
 _POSITION = re.compile(r"[0-9A-F]{32}")
@@ -31,35 +32,12 @@ _ENDS = {End.SUPERSEDED: State.SUPERSEDED, End.ECHO: State.ECHO, End.UNCHANGED: 
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
-def rules_of(pipeline: Pipeline, entity: Entity, crosswalk: Crosswalk) -> Rules:
-    """The entity's configuration as the fold wants it."""
-    bindings, refs = entity.bindings, entity.refs
-
-    def same(system: str, name: str, golden: Canonical, held: Canonical) -> bool:
-        if name in refs:
-            return isinstance(golden, str) and isinstance(held, str) and crosswalk.same_thing(refs[name], golden, held)
-        return bindings[system].same(name, golden, held)
-
-    return Rules(
-        entity=entity.name,
-        systems=entity.systems,
-        ranks=pipeline.rank,
-        owners=entity.owner,
-        exists_owner=entity.exists_owner,
-        written={system: tuple(name for name in binding.fields if name in binding.writable) for system, binding in bindings.items()},
-        generated={system: binding.generated for system, binding in bindings.items() if binding.generated},
-        delete=entity.delete.policy,
-        soft=entity.delete.soft,
-        same=same,
-    )
-
-
 class Merge:
     """The agent of one entity."""
 
     def __init__(self, app: ChunkApp, pipeline: Pipeline, entity: Entity, codec: Codec, crosswalk: Crosswalk, letters: DeadLetters) -> None:
         self._app, self._entity, self._crosswalk, self._letters = app, entity, crosswalk, letters
-        self._rules = rules_of(pipeline, entity, crosswalk)
+        self._rules = rules_of(pipeline, entity, crosswalk.same_thing)
         self._golden = codec.encoder(f"{topics.golden(entity.name)}-value", golden_schema(entity.name, entity.kinds))
         self._conflict = codec.encoder(f"{topics.conflicts(entity.name)}-value", CONFLICT_SCHEMA)
         self._table = cast("ChunkTable[ThingState]", app.Table(f"things.{entity.name}", partitions=pipeline.config.kafka.partitions))
