@@ -1,6 +1,7 @@
 """Reads tables from pg_catalog: a few set-based queries, whatever the number of tables.
 
-Needs no right on the tables themselves. Domains are resolved to what they are based on, with the innermost length that is given.
+Needs no right on the tables themselves. Domains are resolved to what they are based on, with the innermost length that is given, also as
+elements of arrays.
 """
 
 from __future__ import annotations
@@ -38,13 +39,16 @@ SELECT w.oid, w.nspname, w.relname, w.relreplident, w.relrowsecurity,
        b.typcategory::text, b.typtype::text,
        a.attnotnull OR r.not_null, a.atthasdef OR a.attidentity <> '' OR r.has_default, a.attgenerated <> '', a.attidentity::text, r.typmod,
        CASE WHEN a.attgenerated = '' THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END,
-       (SELECT array_agg(e.enumlabel::text ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e WHERE e.enumtypid = r.oid),
-       bn.nspname
+       (SELECT array_agg(e.enumlabel::text ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e
+        WHERE e.enumtypid = CASE WHEN b.typcategory = 'A' THEN b.typelem ELSE r.oid END),
+       bn.nspname, pg_catalog.format_type(eb.oid, NULL), eb.typname, e.typtypmod
 FROM wanted w
 JOIN pg_catalog.pg_attribute a ON a.attrelid = w.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN resolved r ON r.attrelid = a.attrelid AND r.attnum = a.attnum AND r.typtype <> 'd'
 JOIN pg_catalog.pg_type b ON b.oid = r.oid
 JOIN pg_catalog.pg_namespace bn ON bn.oid = b.typnamespace
+LEFT JOIN pg_catalog.pg_type e ON b.typcategory = 'A' AND e.oid = b.typelem AND e.typtype = 'd'
+LEFT JOIN pg_catalog.pg_type eb ON eb.oid = e.typbasetype
 LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 ORDER BY w.oid, a.attnum
 """
@@ -110,10 +114,13 @@ def read_tables(conn: psycopg.Connection[Any], names: Iterable[tuple[str, str]])
 
 
 def _column(row: list[Any]) -> Column:
-    name, cast_to, raw, base, category, _, not_null, has_default, generated, identity, typmod, default, labels, base_schema = row
-    if base_schema != "pg_catalog":
+    name, cast_to, raw, base, category, _, not_null, has_default, generated, identity, typmod, default, labels, base_schema, *element = row
+    element_base, element_raw, element_typmod = element  # of an array of domains
+    if element_base is not None:
+        base, raw, typmod = f"{element_base}[]", element_raw, element_typmod
+    elif base_schema != "pg_catalog":
         base = raw.removeprefix("_") + "[]" if category == "A" else raw  # without schema or quotes
-    length, precision, scale = _modifier(raw, typmod)
+    length, precision, scale = _modifier(raw.removeprefix("_") if category == "A" else raw, typmod)
     return Column(
         name=name,
         type=cast_to,

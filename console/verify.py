@@ -468,10 +468,9 @@ class _Comparison:
                 link = references.get((entity, str(a)))
                 if link is not None and link == references.get((entity, str(b))):
                     continue
-            else:
-                bindings = self.entity.bindings
-                if bindings[one].same(name, b, a) or bindings[other].same(name, a, b):
-                    continue
+            bindings = self.entity.bindings
+            if bindings[one].same(name, b, a) or bindings[other].same(name, a, b):
+                continue
             found[name] = {one: a, other: b}
         return found
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column."""
+    """One column. `length`, `precision`, `scale` and `labels` of an array are those of its elements."""
 
     name: str
     type: str  # as format_type prints it without modifier: 'numeric', 'character varying', 'mood', 'integer[]'

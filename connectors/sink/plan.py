@@ -670,7 +670,7 @@ class _Look:
         end: State,
     ) -> Decision:
         """The write of these fields, of the columns that differ; or the end, if none does."""
-        columns = {column: text for column, text in binding.to_columns(values).items() if row.get(column) != text} if values else {}
+        columns = {column: text for column, text in binding.to_columns(values, row).items() if row.get(column) != text} if values else {}
         problem = unfit_text(columns)
         if problem is not None:
             return Dead(task, problem, "22021")

@@ -8,7 +8,8 @@ Shorthands are turned into the one full shape first, so that code sees one form 
     crm: name                              Side(columns=("name",))
     erp: [value, value_compact]            Side(columns=("value", "value_compact"))        read from the first, written to all
     crm: {columns: [first, last], join: " "}    Side(columns=("first", "last"), join=" ")       one text made of several
-    where: {org: 42, kind: [a, null]}      {"org": ("42",), "kind": ("a", None)}
+    erp: {template: "{zip} {city}"}        Side(columns=("zip", "city"), template=…, write=False)
+    where: {org: 42, kind: [a, null], closed: {not: true}}     {"org": ("42",), "kind": ("a", None), "closed": Except((True,))}
     child: party                           Link(columns=("party",))
     first_by: [sequence, id desc]          (Order("sequence"), Order("id", descending=True))
     aggregate: {n: count, total: {sum: amount}}    Aggregate("count"), Aggregate("sum", "amount")
@@ -71,6 +72,22 @@ def _scalars(value: object) -> tuple[Scalar, ...]:
     return (_scalar(value),)
 
 
+class Except(tuple[Scalar, ...]):
+    """None of these."""
+
+    __slots__ = ()
+
+
+def _wanted(value: object) -> tuple[Scalar, ...]:
+    if isinstance(value, Except):
+        return value
+    if isinstance(value, Mapping):
+        if list(value) != ["not"]:
+            raise PydanticCustomError("scalars", "must be a single value, a list of them, or {not: …}")
+        return Except(_scalars(value["not"]))
+    return _scalars(value)
+
+
 def _table(value: object) -> dict[Scalar, tuple[Scalar, ...]]:
     if not isinstance(value, Mapping) or not value:
         raise PydanticCustomError("table", "must be a mapping of codes, like {gold: A, silver: B}")
@@ -83,6 +100,19 @@ Scalars = Annotated[
     tuple[Scalar, ...],
     PlainValidator(_scalars),
     WithJsonSchema({"anyOf": [_SCALAR_SCHEMA, {"type": "array", "items": _SCALAR_SCHEMA, "minItems": 1}]}),
+]
+_SCALARS_SCHEMA = {"anyOf": [_SCALAR_SCHEMA, {"type": "array", "items": _SCALAR_SCHEMA, "minItems": 1}]}
+Wanted = Annotated[  # what a column is to have in rows that count
+    tuple[Scalar, ...],
+    PlainValidator(_wanted),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                *_SCALARS_SCHEMA["anyOf"],
+                {"type": "object", "required": ["not"], "additionalProperties": False, "properties": {"not": _SCALARS_SCHEMA}},
+            ]
+        }
+    ),
 ]
 Codes = Annotated[  # field value: column value; with several, all are read and the first is written
     dict[Scalar, tuple[Scalar, ...]],
@@ -146,6 +176,7 @@ class System(Model):
     dsn: Address
     rank: int  # the higher one wins when two writes have the same time; no two systems share one
     session: dict[str, Text] = {}  # settings of each of our sessions: row-level security
+    role: str | None = Spec(default=None, min_length=1)  # SET ROLE in each of our sessions: whose rights and row-level security hold
     slot: str = Spec(min_length=1, max_length=63, pattern=r"^[a-z0-9_]+$")
     publication: str = Spec(min_length=1, max_length=63)
     heartbeat_seconds: float = Spec(default=10.0, gt=0)  # an idle database keeps at most this much WAL for us
@@ -159,6 +190,7 @@ class Expression(Model):
     uuid: bool = False
     sql: str | None = None
     nextval: str | None = None  # name of the sequence
+    column: str | None = Spec(default=None, min_length=1)  # the value of another column of the row that is written
 
     @model_validator(mode="before")
     @classmethod
@@ -166,7 +198,7 @@ class Expression(Model):
         if isinstance(value, Mapping):
             if len(value) != 1:
                 raise PydanticCustomError(
-                    "expression", "must be one of: a constant, now, uuid, {now: ZONE}, {sql: …}, {nextval: …}, {value: …}"
+                    "expression", "must be one of: a constant, now, uuid, {now: ZONE}, {sql: …}, {nextval: …}, {column: …}, {value: …}"
                 )
             return value
         if isinstance(value, Expression):
@@ -177,7 +209,7 @@ class Expression(Model):
 
     @property
     def constant(self) -> bool:
-        return not (self.now or self.uuid or self.sql is not None or self.nextval is not None)
+        return not (self.now or self.uuid or self.sql is not None or self.nextval is not None or self.column is not None)
 
 
 class Link(Model):
@@ -268,7 +300,7 @@ class Part(Model):
     child: Link | None = None  # columns of this table: the key of the row that it hangs at
     parent: Link | None = None  # columns of the row that it hangs at: this table's key
     of: str | None = None  # the part that it hangs at; None: the root
-    where: dict[str, Scalars] = {}  # rows that count
+    where: dict[str, Wanted] = {}  # rows that count
     first_by: tuple[Order, ...] = ()  # of the children that count, the first is the one; equals by their key
     aggregate: dict[str, Aggregate] = {}  # instead of the first: values made of all of them, only read
     insert: dict[str, Expression] = {}
@@ -292,7 +324,7 @@ class Binding(Model):
     """Where an entity lives in one system."""
 
     table: str = Spec(min_length=1)
-    where: dict[str, Scalars] = {}  # rows that count: column equal to, or one of
+    where: dict[str, Wanted] = {}  # rows that count: column equal to, or one of
     insert: dict[str, Expression] = {}  # what an insert needs besides mapped fields
     always: dict[str, Expression] = {}  # set with every write of ours
     parts: dict[str, Part] = {}
@@ -327,14 +359,50 @@ class Function(Model):
         return {"read": value} if isinstance(value, str) else value
 
 
+def _length(value: object) -> int | bool | None:
+    if value is None or value is False:
+        return None
+    if value is True or (isinstance(value, int) and value >= 1):
+        return value
+    raise PydanticCustomError("length", "must be a number of characters, or true for as many as the column holds")
+
+
+Length = Annotated[
+    int | bool | None, PlainValidator(_length), WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "integer", "minimum": 1}]})
+]
+
+_PIECE = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]")
+
+
+def template_pieces(template: str) -> list[tuple[str, str | None]]:
+    """`{zip} {city}!` → [("", "zip"), (" ", "city"), ("!", None)]: what stands before each column. `{{` is a brace. Raises ValueError."""
+    pieces: list[tuple[str, str | None]] = []
+    literal, at = "", 0
+    for match in _PIECE.finditer(template):
+        literal += template[at : match.start()]
+        at = match.end()
+        if match[1] is not None:
+            pieces.append((literal, match[1].strip()))
+            literal = ""
+        elif len(match[0]) == 2:
+            literal += match[0][0]
+        else:
+            raise ValueError(f"has a single {match[0]!r}")
+    return [*pieces, (literal + template[at:], None)]
+
+
 class Side(Model):
     """A field's columns in one system, and what its values go through on their way in (read top to bottom) and out (the inverse)."""
 
-    columns: Names
+    columns: Names = ()
+    constant: OneScalar = None  # instead of columns: what all rows of the system have
+    template: str | None = None  # instead of columns: a text with them in it, only read
+    when: dict[str, Scalars] = {}  # the columns are the field's only while these have (one of) these values; the first is written with it
     join: str | None = None  # several columns are one text with this between them
     split: Literal["last", "first"] = "last"  # where one text is cut back into the columns of `join`
+    list: str | None = Spec(default=None, min_length=1)  # the text is a list with this between its elements
     blank: OneScalar = None  # the column value that means null, both ways
-    python: Function | None = None
+    python: Function | None = None  # over all columns, if there are several
     prefix: str | None = Spec(default=None, min_length=1)  # the column's text is this and then the field's
     timezone: str | None = None  # the zone that a `timestamp` column means
     unit: str | None = None  # field = column x this
@@ -342,6 +410,7 @@ class Side(Model):
     values: Codes | None = None  # field value: column value
     otherwise: Otherwise | None = None
     clean: Annotated[tuple[Cleaning, ...], BeforeValidator(_names)] = ()
+    shorten: Length = None  # a text too long is cut to so many characters; true: to the column's
     default: OneScalar = None  # written where the field is null
     write: bool = True  # False: only read here, never written nor compared
 
@@ -353,16 +422,32 @@ class Side(Model):
         if not isinstance(value, Mapping):
             return value
         side = dict(value)
+        if "sql" in side:
+            raise PydanticCustomError("side", "sql cannot be asked about an event: use template, join, values or a python function")
         if "column" in side:
             if "columns" in side:
                 raise PydanticCustomError("side", "has both column and columns, keep one")
             side["columns"] = side.pop("column")
+        if isinstance(side.get("template"), str):
+            if "columns" in side and "write" not in side:
+                raise PydanticCustomError("side", "has columns beside template, which names them: keep one")
+            try:
+                names = [name for _, name in template_pieces(side["template"]) if name is not None]
+            except ValueError as error:
+                raise PydanticCustomError("side", "template {error}: {{name}} is a column, {{{{ a brace", {"error": str(error)}) from None
+            if not names:
+                raise PydanticCustomError("side", "template names no column, like {{zip}}")
+            side["columns"] = list(dict.fromkeys(names))
+        if side.get("constant") is not None or "template" in side:
+            side.setdefault("write", False)
         if "unit" in side:
             side["unit"] = _text(side["unit"])
         return side
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if not self.columns and self.constant is None:
+            raise PydanticCustomError("side", "names no column: {column: …}, {constant: …} or {template: …}")
         if self.join is not None and len(self.columns) < 2:
             raise PydanticCustomError("side", "join needs at least two columns: {columns: [first, last], join: ' '}")
         if self.join == "":

@@ -285,23 +285,42 @@ def _entity_problems(name: str, entity: Entity, names: _Names) -> Iterator[Probl
             yield Problem(f"{where}.match_on", f"there is no field {field!r}", did_you_mean(field, fields))
     if len(set(entity.match_on)) != len(entity.match_on):
         yield Problem(f"{where}.match_on", "names a field twice")
+    yield from _match_problems(f"{where}.match_on", entity)
     for field in entity.delete.soft:
         if field not in fields:
             yield Problem(f"{where}.delete.soft.{field}", f"there is no field {field!r}", did_you_mean(field, fields))
         for system in sorted(entity.bindings.keys() - entity.fields[field].sides.keys()) if field in entity.fields else ():
             what = f"{field} is not mapped in {system}, so a delete elsewhere could not be shown there"
             yield Problem(f"{where}.delete.soft.{field}", what, f"map it in {system}")
+        for system, side in entity.fields[field].sides.items() if field in entity.fields else ():
+            if system in entity.bindings and not entity.writes(system, side):
+                what = f"{field} is never written in {system}, so a delete elsewhere could not be shown there"
+                yield Problem(f"{where}.delete.soft.{field}", what, f"map it to a column of {system} that can be written")
     for field, rules in entity.fields.items():
         yield from _field_problems(f"{where}.fields.{field}", field, rules, name, bound, names)
         owner = rules.owner or entity.owner
         for system, side in rules.sides.items():
-            if not entity.writes(system, side) and owner != system and len(rules.sides) > 1:
+            if not entity.writes(system, side) and owner != system and len(rules.sides) > 1 and side.constant is None:
                 what = f"is never written in {system}, so an edit elsewhere would leave the systems different"
                 yield Problem(f"{where}.fields.{field}.{system}.write", what, f"say who decides: owner: {system}")
     for system, binding in entity.bindings.items():
         yield from _expression_problems(f"{where}.{system}", binding.insert, binding.always)
         for part, described in binding.parts.items():
             yield from _part_problems(f"{where}.{system}.parts.{part}", part, described, binding)
+
+
+def _match_problems(where: str, entity: Entity) -> Iterator[Problem]:
+    """What is looked for by a value must hold that value, all of it."""
+    born_in = set(entity.bindings if entity.born_in is None else entity.born_in)
+    for field in dict.fromkeys(entity.match_on):
+        for system, side in entity.fields[field].sides.items() if field in entity.fields else ():
+            if system not in entity.bindings or not born_in - {system}:
+                continue
+            if side.constant is not None:
+                yield Problem(where, f"{field} is a constant in {system}, so it tells no row from another", "take it out")
+            elif side.shorten is not None:
+                what = f"{field} is shortened in {system}, so two different things could look the same there"
+                yield Problem(where, what, "match on a field that is kept whole")
 
 
 def _expression_problems(where: str, insert: Mapping[str, Expression], always: Mapping[str, Expression]) -> Iterator[Problem]:
@@ -367,9 +386,23 @@ def _field_problems(where: str, field: str, rules: Field, entity: str, bound: se
         yield from _side_problems(f"{where}.{system}", side)
 
 
+_NOT_OF_A_KEY = ("template", "join", "list", "python", "timezone", "unit", "scale", "values", "clean", "shorten")
+
+
 def _transforms(side: Side) -> list[str]:
-    keys = ("join", "blank", "python", "prefix", "timezone", "unit", "scale", "values", "clean", "default")
-    return [key for key in keys if getattr(side, key) not in (None, ())]
+    """Those that would make something else of a key."""
+    return [key for key in _NOT_OF_A_KEY if getattr(side, key) not in (None, ())]
+
+
+# What a key makes senseless beside it.
+_APART: Mapping[str, tuple[str, ...]] = {
+    "constant": tuple(name for name in Side.model_fields if name not in ("constant", "write")),
+    "template": tuple(name for name in Side.model_fields if name not in ("template", "columns", "write", "values", "otherwise", "clean")),
+    "list": ("join", "python", "prefix", "timezone", "unit", "scale", "values", "shorten"),
+    "when": ("default",),
+    "blank": ("default",),
+}
+_OVER_ALL = ("blank", "default", "prefix", "timezone", "unit", "scale", "list", "shorten")  # go with a python function over one column
 
 
 def _side_problems(where: str, side: Side) -> Iterator[Problem]:
@@ -380,8 +413,16 @@ def _side_problems(where: str, side: Side) -> Iterator[Problem]:
         yield Problem(where, "names a column twice")
     if side.timezone is not None:
         yield from _zone_problem(f"{where}.timezone", side.timezone)
-    if side.blank is not None and side.default is not None:
-        yield Problem(f"{where}.default", "stands beside blank, which already says what null is written as", "keep one of them")
+    given = [name for name in Side.model_fields if name in side.model_fields_set and getattr(side, name) not in (None, (), {})]
+    for key, others in _APART.items():
+        for other in (other for other in others if key in given and other in given):
+            yield Problem(f"{where}.{other}", f"does not go with {key}", "keep one of them")
+    if side.write and (side.constant is not None or side.template is not None):
+        key = "constant" if side.constant is not None else "template"
+        yield Problem(f"{where}.write", f"a {key} is only read: there is nothing to write it to", "take write out")
+    if side.python is not None and len(side.columns) > 1 and side.join is None:
+        for other in (other for other in _OVER_ALL if other in given):
+            yield Problem(f"{where}.{other}", "does not go with a python function over several columns", "let the function do it")
 
 
 def _zone_problem(where: str, zone: str) -> Iterator[Problem]:

@@ -8,7 +8,9 @@ not in the row is not known, and neither is the field. With parts it is a flat r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, cast
@@ -21,7 +23,7 @@ from schemas.config import Config
 from schemas.errors import MappingError
 from schemas.mapping.expressions import Expr
 from schemas.mapping.likeness import Alike
-from schemas.mapping.parts import ROOT, Part, counts, joined_key
+from schemas.mapping.parts import ROOT, Part, Test, counts, joined_key
 
 Row = Mapping[str, str | None]
 Kind = str
@@ -36,11 +38,37 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """How a field has a column for itself only in part, so that others may be written to it too."""
+
+    path: tuple[str | int, ...] | None = None  # only this place of the document in it
+    prefix: str | None = None  # only texts that begin so
+    when: Mapping[str, frozenset[Canonical]] = field(default_factory=dict)  # only while these columns have one of these values
+
+    def apart(self, other: Share) -> bool:
+        """Whether both can be there at once."""
+        return self.path is not None and other.path is not None and not overlap(self.path, other.path)
+
+    def excludes(self, other: Share) -> bool:
+        """Whether only one of them can be there at a time, and the row says which."""
+        if self.prefix is not None and other.prefix is not None:
+            return not (self.prefix.startswith(other.prefix) or other.prefix.startswith(self.prefix))
+        return any(not values & other.when[column] for column, values in self.when.items() if column in other.when)
+
+
+def overlap(one: tuple[str | int, ...], other: tuple[str | int, ...]) -> bool:
+    """Whether two paths are the same, or one leads through the other."""
+    return all(a == b for a, b in zip(one, other, strict=False))
+
+
+@dataclass(frozen=True, slots=True)
 class FieldBinding:
     """One field in one system.
 
-    Plain: `read` takes the first column's text. Several columns that make one value: `read_parts` takes them all, null or not.
-    `write` gives one text for each column. `represent` is read(write(value)), or None where that is the value itself.
+    Plain: `read` takes the first column's text. Several columns that make one value: `read_parts` takes them all, null or not. A constant
+    has no columns.
+    `write` gives one text for each column of a row that is not there yet. `merge`, where it is given, says what is written to one that is:
+    its columns may be other fields' too. `represent` is read(write(value)), or None where that is the value itself.
     """
 
     field: str
@@ -51,6 +79,25 @@ class FieldBinding:
     represent: Callable[[Canonical], Canonical] | None
     null: Canonical = None  # what a column that is null is read as
     alike: Alike = "any"  # how rows that hold a value can be looked for in the database
+    merge: Callable[[Row, Canonical], dict[str, str | None]] | None = None
+    shares: Mapping[str, Share] = dataclasses.field(default_factory=dict)  # of its columns that others may be written to as well
+    makes: tuple[str, ...] | None = None  # columns that hold the value and nothing else: an insert expression there makes it. None: all
+    beside: frozenset[str] = frozenset()  # columns that are only written with a value
+
+    @property
+    def made_in(self) -> tuple[str, ...]:
+        return self.columns if self.makes is None else self.makes
+
+    def value_of(self, texts: Sequence[str | None]) -> Canonical:
+        """Of all its columns' texts."""
+        if self.read_parts is not None:
+            return self.read_parts(list(texts))
+        text = texts[0]
+        return self.null if text is None else (text if self.read is None else self.read(text))
+
+    def merged(self, row: Row, value: Canonical) -> dict[str, str | None]:
+        """What is written to a row; an empty one is not there yet."""
+        return dict(zip(self.columns, self.write(value), strict=True)) if self.merge is None else self.merge(row, value)
 
 
 @dataclass(frozen=True)
@@ -69,14 +116,14 @@ class Binding:
     generated: frozenset[str]  # fields with a column that has an insert expression
     insert: Mapping[str, Expr]
     always: Mapping[str, Expr]
-    scope: Mapping[str, tuple[str | None, ...]]  # column → the texts that count; None: null counts
+    scope: Mapping[str, tuple[str | None, ...]]  # column that decides → the texts that count; None: null does. (): not so simple
     needed: frozenset[str]  # columns that decide scope and key
     root_columns: tuple[str, ...]  # of the root table, that anybody needs: key, scope, fields, links of parent parts
     sides: Mapping[str, FieldBinding]
     _plain: tuple[tuple[str, str, Callable[[str], Canonical] | None, Canonical], ...]
     _composed: tuple[FieldBinding, ...]
     _key: tuple[Callable[[str], str] | None, ...]  # normal form of each key column
-    _scope: tuple[tuple[str, Callable[[str], Canonical] | None, frozenset[Canonical]], ...]
+    _scope: tuple[Test, ...]
 
     def __str__(self) -> str:
         return f"{self.system}.{self.table}"
@@ -144,21 +191,55 @@ class Binding:
             raise self._error(name, text, error) from error
         return values
 
-    def to_columns(self, values: Mapping[str, Canonical]) -> dict[str, str | None]:
-        """The texts to write for these fields; fields that are not written here are left out. Give only the fields that differ: a joined
-        text may be cut in another way than the row has it. References must be row names of this system. Raises MappingError."""
+    def to_columns(self, values: Mapping[str, Canonical], held: Row | None = None) -> dict[str, str | None]:
+        """The texts to write for these fields; fields that are not written here are left out. `held`: the row as it is, None if there is
+        none: a field may have a place inside a column, and what else is in it stays.
+
+        Give only the fields that differ: a joined text may be cut in another way than the row has it. References must be row names of this
+        system. Raises MappingError.
+        """
         columns: dict[str, str | None] = {}
+        row: Row = ChainMap(columns, cast("dict[str, str | None]", held or {}))
         for name, value in values.items():
             if name not in self.writable:
                 continue
             side = self.sides[name]
             try:
-                texts = side.write(value)
+                if side.merge is None:
+                    for column, text in zip(side.columns, side.write(value), strict=True):
+                        columns[column] = text
+                    continue
+                for rival in self._rivals.get(name, ()):
+                    self._make_room(side, self.sides[rival], row, values)
+                columns.update(side.merge(row, value))
             except (ValueError, ArithmeticError) as error:
                 raise self._error(name, value, error) from error
-            for column, text in zip(side.columns, texts, strict=True):
-                columns[column] = text
         return columns
+
+    @cached_property
+    def _rivals(self) -> Mapping[str, tuple[str, ...]]:
+        """Fields of which only one can have a value at a time, since they share a column."""
+        found: dict[str, list[str]] = {}
+        for one in self.sides.values():
+            for other in self.sides.values():
+                if one is other or other.field not in self.writable:
+                    continue
+                shared = [(one.shares[column], other.shares[column]) for column in one.shares.keys() & other.shares.keys()]
+                if any(mine.excludes(theirs) for mine, theirs in shared) and not all(mine.apart(theirs) for mine, theirs in shared):
+                    found.setdefault(one.field, []).append(other.field)
+        return {name: tuple(others) for name, others in found.items()}
+
+    @staticmethod
+    def _make_room(side: FieldBinding, rival: FieldBinding, row: Row, values: Mapping[str, Canonical]) -> None:
+        """Raises ValueError if writing the one would take the other's value away without anybody having said so."""
+        if values.get(side.field) is None or (rival.field in values and values[rival.field] is None):
+            return
+        if rival.field not in values:
+            texts = [row.get(column) for column in rival.columns]
+            if rival.value_of(texts) is None:
+                return
+        shared = ", ".join(column for column in side.columns if column in rival.columns)
+        raise ValueError(f"cannot be written to {shared}, which holds {rival.field}: only one of them can be there at a time")
 
     def represent(self, name: str, value: Canonical) -> Canonical:
         """What this system would hold of a value after it was written; references and unmapped fields unchanged. A value that it

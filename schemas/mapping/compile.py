@@ -13,19 +13,23 @@ from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import cast
 
-from schemas.catalog import Table
+from schemas.catalog import Column, Table
 from schemas.change import Canonical
 from schemas.config import Binding as BindingConfig
-from schemas.config import Config, Expression, Field, Side, problems_of
+from schemas.config import Config, Expression, Field, problems_of
 from schemas.config import Entity as EntityConfig
-from schemas.config.model import Scalar
+from schemas.config.model import Except, Scalar
 from schemas.config.problems import did_you_mean
 from schemas.errors import ConfigError, Problem
 from schemas.mapping import kinds
 from schemas.mapping.binding import Binding, Delete, Entity, FieldBinding, Kind, Pipeline
 from schemas.mapping.expressions import Expr
 from schemas.mapping.part_compiler import PartCompiler, Resolved, resolved_parts, shape_of
-from schemas.mapping.sides import BRIDGED, Place, SideCompiler, column_text, key_form, offered_kind, reference_binding
+from schemas.mapping.parts import Others, Test
+from schemas.mapping.place_compiler import PlaceCompiler, no_such_column
+from schemas.mapping.places import Place, document_column
+from schemas.mapping.references import key_form
+from schemas.mapping.sides import BRIDGED, SideCompiler, column_text, offered_kind
 
 _TABLE = re.compile(r'(?:(?P<schema>"(?:[^"]|"")+"|[^".]+)\.)?(?P<table>"(?:[^"]|"")+"|[^".]+)\Z')
 
@@ -91,15 +95,6 @@ def _order(config: Config) -> tuple[list[str], list[str]]:
                 f"references go round: {' → '.join(reversed(cycle))}; inserts of these wait for each other where a column is NOT NULL"
             )
             graph[cycle[1]].discard(cycle[0])
-
-
-def no_such_column(table: Table, name: str) -> tuple[str, str]:
-    """What is wrong, and its mend. `table` may be the shape of a binding with parts."""
-    part, dot, _ = name.partition(".")
-    names = [column.name for column in table.columns]
-    if dot and not any(known.startswith(f"{part}.") for known in names):
-        return f"there is no part {part!r} for {name}", f"add `parts: {{{part}: {{table: …, child: …}}}}` to the binding"
-    return f"{table} has no column {name!r}", did_you_mean(name, names)
 
 
 class _Compiler:
@@ -194,7 +189,7 @@ class _Compiler:
     def _normal(self, where: str, kind: Kind, value: Scalar) -> Canonical:
         """A value of the file in a kind's normal form."""
         try:
-            return value if value is None else kinds.NORMAL[kind](kinds.as_text(value))
+            return value if value is None else kinds.normal_form(kind)(kinds.as_text(value))
         except (ValueError, ArithmeticError) as error:
             self._problem(where, f"{value!r} {error}", f"the field is a {kind}")
             return None
@@ -217,14 +212,16 @@ class _Compiler:
             if number == 1 and rules.values is not None:  # first system's code: second system's code
                 side = side.model_copy(update={"values": rules.values, "otherwise": rules.otherwise})
             side = side.model_copy(update={"write": entity.writes(system, side)})
-            place = self._place(f"{where}.{system}", system, tables[system], side)
-            if place is not None:
-                places.append(place)
-        if rules.ref is not None:
-            for place in places:
-                binding = self._reference(place, field, rules.ref)
+            finder = PlaceCompiler(self._problem, self._normal, system, tables[system], entity.bindings[system])
+            place = finder.place(f"{where}.{system}", side)
+            if place is None:
+                continue
+            places.append(place)
+            if rules.ref is not None and (target := self._referred(place, rules.ref)) is not None:
+                binding = finder.reference(place, field, rules.ref, target)
                 if binding is not None:
-                    sides[place.system][field] = binding
+                    sides[system][field] = binding
+        if rules.ref is not None:
             return "ref"
         kind = self._kind(where, rules, places)
         if kind:
@@ -234,32 +231,6 @@ class _Compiler:
                     sides[place.system][field] = binding
         return kind
 
-    def _place(self, where: str, system: str, table: Table, side: Side) -> Place | None:
-        columns, codecs = [], []
-        for name in side.columns:
-            column = table.column(name)
-            if column is None:
-                self._problem(where, *no_such_column(table, name))
-                continue
-            codec = kinds.codec_for(column)
-            if column.generated:
-                self._problem(where, f"{name} of {table} is generated, so change events leave it out", "map the columns it is made of")
-            elif codec is None:
-                mend = kinds.UNSUPPORTED.get(column.base, "change events leave it out or cannot carry it whole: use another column")
-                self._problem(where, f"{name} of {table} is a {column.type}, which cannot be kept in agreement", mend)
-            else:
-                if side.write and column.identity == "a":
-                    self._problem(
-                        where,
-                        f"{name} of {table} is GENERATED ALWAYS AS IDENTITY and cannot be written",
-                        f"say {{column: {name}, write: false}}",
-                    )
-                columns.append(column)
-                codecs.append(codec)
-        if len(columns) < len(side.columns):
-            return None
-        return Place(where, system, table, side, tuple(columns), tuple(codecs))
-
     def _kind(self, where: str, rules: Field, places: Sequence[Place]) -> Kind:
         """What the field's values are compared as. Empty: that cannot be said."""
         if rules.kind is not None:
@@ -267,12 +238,17 @@ class _Compiler:
         offered = {place.system: offer for place in places if (offer := offered_kind(place)) is not None}
         found = set(offered.values())
         if len(found) <= 1:
-            return found.pop() if found else "text"
+            made_a_list = any(place.side.list is not None for place in places)
+            return found.pop() if found else (f"{kinds.LIST}text" if made_a_list else "text")
         if "text" in found and found - {"text"} <= BRIDGED:
             return "text"
+        if "json" in found and len(found) == 2 and (lists := [kind for kind in found if kind.startswith(kinds.LIST)]):
+            return lists[0]
         told = ", ".join(f"{system} has a {kind}" for system, kind in offered.items())
         if found == {"datetime", "timestamp"}:
             mend = "say which zone the one without means: {column: …, timezone: Europe/Berlin}"
+        elif "text" in found and any(kind.startswith(kinds.LIST) for kind in found):
+            mend = "say how the text is a list: {column: …, list: ', '}"
         elif found <= BRIDGED | {"text"}:
             mend = "say kind: text if their texts are to be compared, or give values or a python function"
         else:
@@ -280,43 +256,15 @@ class _Compiler:
         self._problem(where, f"the columns cannot hold each other's values: {told}", mend)
         return ""
 
-    def _reference(self, place: Place, field: str, target: str) -> FieldBinding | None:
-        entity = self._config.entities[target]
-        bound = entity.bindings.get(place.system)
+    def _referred(self, place: Place, target: str) -> Table | None:
+        """The table in which an entity lives in the place's system."""
+        bound = self._config.entities[target].bindings.get(place.system)
         if bound is None:
-            self._problem(
-                place.where,
-                f"refers to {target}, which is not bound to {place.system}",
-                f"bind {target} there, or leave {place.system} out",
-            )
+            what = f"refers to {target}, which is not bound to {place.system}"
+            self._problem(place.where, what, f"bind {target} there, or leave {place.system} out")
             return None
         table = self._catalogs.get(place.system, {}).get(".".join(table_name(bound.table) or ()))
-        if table is None or not table.primary_key:
-            return None  # reported where it stands
-        names = tuple(column.name for column in place.columns)
-        if len(names) != len(table.primary_key):
-            key = ", ".join(table.primary_key)
-            self._problem(
-                place.where, f"has {len(names)} columns, but the key of {table} is ({key})", f"name {len(table.primary_key)}, in that order"
-            )
-            return None
-        for columns, schema, name in place.table.foreign_keys:
-            if set(columns) == set(names) and (schema, name) != (table.schema, table.name):
-                self._problem(
-                    place.where, f"is a foreign key to {schema}.{name}, but {target} lives in {table}", "name the entity that it refers to"
-                )
-                return None
-        for column, codec, key_name in zip(place.columns, place.codecs, table.primary_key, strict=True):
-            key_column = table.column(key_name)
-            key_codec = kinds.codec_for(key_column) if key_column is not None else None
-            if key_column is not None and (key_codec is None or key_codec.kind != codec.kind):
-                self._problem(
-                    place.where,
-                    f"{column.name} is a {column.type}, the key {key_name} of {table} a {key_column.type}",
-                    "a reference needs the key's type",
-                )
-                return None
-        return reference_binding(field, place.system, names, [key_form(column) for column in place.columns], str(table))
+        return table if table is not None and table.primary_key else None  # reported where it stands
 
     # ── bindings ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -343,15 +291,17 @@ class _Compiler:
             described = table.column(column)
             if column in config.insert:
                 self._in_scope(where, column, config.insert[column], next(test for test in tests if test[0] == column))
-            elif column not in written and column not in always and described is not None and texts[0] is not None:
+            elif column not in written and column not in always and described is not None and texts and texts[0] is not None:
                 insert[column] = Expr(f"%s::{described.type}", (texts[0],))
+        self._counts_when_made(where, table, tests, {*written, *config.always, *config.insert, *insert} if inserts else None)
         compiler = PartCompiler(self._problem, self._scope, self._expressions, self._in_scope, self._not_null)
         compiled = tuple(compiler.part(resolved, parts, config, sides, writable, scope, written) for resolved in parts)
         if inserts:
             linked = {column for part in compiled if part.kind == "parent" and part.of == "" and part.made for column in part.link}
             here = [rules.sides[system] for rules in entity.fields.values() if system in rules.sides]
             mapped_to = {column for side in here if entity.writes(system, side) for column in side.columns}  # also those that were refused
-            self._not_null(where, table, {*mapped_to, *config.insert, *config.always, *insert, *linked})
+            beside = {column for field in writable for column in sides[field].beside}
+            self._not_null(where, table, {*mapped_to, *(written.keys() - beside), *config.insert, *config.always, *insert, *linked})
         root_links = [column for part in compiled if part.kind == "parent" and part.of == "" for column in part.link]
         mapped = [column for side in sides.values() for column in side.columns]
         needed = {column for column in (*table.primary_key, *scope, *mapped, *root_links) if table.column(column) is not None}
@@ -365,7 +315,7 @@ class _Compiler:
             fields=tuple(sides),
             columns={field: side.columns for field, side in sides.items()},
             writable=writable,
-            generated=frozenset(field for field in writable if any(column in insert for column in sides[field].columns)),
+            generated=frozenset(field for field in writable if any(column in insert for column in sides[field].made_in)),
             insert=insert,
             always=always,
             scope=scope,
@@ -383,16 +333,15 @@ class _Compiler:
     ) -> dict[str, str]:
         """column → the field that is written to it."""
         written: dict[str, str] = {}
-        for field in sides:
-            if field not in writable:
-                continue
+        for field in (field for field in sides if field in writable):
             for column in sides[field].columns:
-                if column in written:
-                    self._problem(
-                        f"{where.rsplit('.', 1)[0]}.fields.{field}.{where.rsplit('.', 1)[1]}",
-                        f"{column} is written by the field {written[column]} too",
-                        "one of the two may only read it: {column: …, write: false}",
-                    )
+                at = f"{where.rsplit('.', 1)[0]}.fields.{field}.{where.rsplit('.', 1)[1]}"
+                rival = next(
+                    (one for one in sides if one in writable and one != field and _collide(sides[one], sides[field], column)), None
+                )
+                if rival is not None and list(sides).index(rival) < list(sides).index(field):
+                    mend = "one of the two may only read it: {column: …, write: false}"
+                    self._problem(at, f"{column} is written by the field {rival} too", mend)
                 elif (part := config.part_of(column)) is not None and part[1] in config.parts[part[0]].always:
                     at = f"{where}.parts.{part[0]}.always.{part[1]}"
                     self._problem(at, f"is written by the field {field} too", "keep one of them")
@@ -403,35 +352,51 @@ class _Compiler:
 
     def _scope(
         self, where: str, table: Table, given: Mapping[str, tuple[Scalar, ...]]
-    ) -> tuple[dict[str, tuple[str | None, ...]], tuple[tuple[str, kinds.Read | None, frozenset[Canonical]], ...]]:
+    ) -> tuple[dict[str, tuple[str | None, ...]], tuple[Test, ...]]:
+        """Which columns decide, with the texts that count (none, where all others do), and how they are asked."""
         scope: dict[str, tuple[str | None, ...]] = {}
-        tests: list[tuple[str, kinds.Read | None, frozenset[Canonical]]] = []
+        tests: list[Test] = []
         for name, values in given.items():
-            column = table.column(name)
-            if column is None:
-                self._problem(
-                    f"{where}.where.{name}", f"{table} has no column {name!r}", did_you_mean(name, [c.name for c in table.columns])
-                )
+            at = f"{where}.where.{name}"
+            try:
+                inside = document_column(table, name)
+            except ValueError as error:
+                self._problem(at, str(error))
                 continue
-            codec = kinds.codec_for(column)
+            column, path, told = (table.column(name), None, table.column(name)) if inside is None else inside
+            if column is None or told is None:
+                self._problem(at, *no_such_column(table, name))
+                continue
+            codec = kinds.codec_for(told)
             if codec is None or column.generated:
-                self._problem(f"{where}.where.{name}", f"is a {column.type}, which change events do not carry", "use another column")
+                self._problem(at, f"is a {column.type}, which change events do not carry", "use another column")
                 continue
-            if column.base == "json":
-                self._problem(f"{where}.where.{name}", "is json, which PostgreSQL cannot compare", "use jsonb, or another column")
+            if told.base == "json":
+                self._problem(at, "is json, which PostgreSQL cannot compare", "use jsonb, or another column")
                 continue
             before = len(self._problems)
-            normal = [self._normal(f"{where}.where.{name}", codec.kind, value) for value in values]
-            if len(self._problems) > before:
-                continue
+            normal = [self._normal(at, codec.kind, value) for value in values]
             for value in normal:
                 if column.labels and value is not None and value not in column.labels:
-                    self._problem(f"{where}.where.{name}", f"{value!r} is no value of {column.type}", did_you_mean(value, column.labels))
-            scope[name] = tuple(None if value is None else column_text(codec, value) for value in normal)
-            tests.append((name, codec.read, frozenset(normal)))
+                    self._problem(at, f"{value!r} is no value of {column.type}", did_you_mean(value, column.labels))
+            texts = [self._text(at, codec, value) for value in normal] if len(self._problems) == before else []
+            if len(self._problems) > before:
+                continue
+            one_of_these = not isinstance(values, Except)
+            scope[column.name] = tuple(texts) if one_of_these and path is None else scope.get(column.name, ())
+            allowed = frozenset(normal)
+            tests.append((column.name, codec.read if path is None else path.read, allowed if one_of_these else Others(allowed)))
         return scope, tuple(tests)
 
-    def _in_scope(self, where: str, column: str, given: Expression, test: tuple[str, kinds.Read | None, frozenset[Canonical]]) -> None:
+    def _text(self, where: str, codec: kinds.Codec, value: Canonical) -> str | None:
+        """What a column holds for a value of the file; a problem, if it cannot."""
+        try:
+            return None if value is None else column_text(codec, value)
+        except ValueError as error:
+            self._problem(where, f"{value!r} {error}")
+            return None
+
+    def _in_scope(self, where: str, column: str, given: Expression, test: Test) -> None:
         if not given.constant:
             return
         _, read, allowed = test
@@ -442,6 +407,15 @@ class _Compiler:
             return  # reported as a bad constant
         if value not in allowed:
             self._problem(f"{where}.insert.{column}", f"{given.value!r} would leave the row outside `where`", "insert a value that counts")
+
+    def _counts_when_made(self, where: str, table: Table, tests: Sequence[Test], given: set[str] | None) -> None:
+        """Where null does not count, somebody must give a value. `given`: columns that get one; None: nothing is ever inserted."""
+        for name, _, allowed in tests:
+            column = table.column(name)
+            if given is None or column is None or name in given or column.has_default or not isinstance(allowed, Others) or None in allowed:
+                continue
+            what = f"nothing gives {name} a value, so what is inserted would not count"
+            self._problem(f"{where}.where.{name}", what, f"insert: {{{name}: …}}")
 
     def _not_null(self, where: str, table: Table, known: set[str]) -> None:
         for column in table.columns:
@@ -476,6 +450,8 @@ class _Compiler:
             if given.now is True:
                 return Expr(f"now()::{cast_to}")
             return Expr(f"(now() AT TIME ZONE %s)::{cast_to}", (given.now,))
+        if given.column is not None:
+            return self._same_as(where, table, column, given.column)
         if given.value is None:
             if column.not_null:
                 self._problem(where, f"is null, but {name} of {table} is NOT NULL")
@@ -487,10 +463,27 @@ class _Compiler:
             normal = self._normal(where, codec.kind, given.value)
             if len(self._problems) > before:
                 return None
-            if column.labels and normal not in column.labels:
+            if column.labels and column.category != "A" and normal not in column.labels:
                 self._problem(where, f"{given.value!r} is no value of {column.type}", did_you_mean(given.value, column.labels))
-            try:
-                text = column_text(codec, cast(str, normal))
-            except ValueError as error:
-                self._problem(where, f"{given.value!r} {error}")
+                return None
+            text = self._text(where, codec, normal) or ""
         return Expr(f"%s::{cast_to}", (text,))
+
+    def _same_as(self, where: str, table: Table, column: Column, other: str) -> Expr | None:
+        """The value of another column of the row."""
+        found = table.column(other)
+        if found is None:
+            self._problem(where, f"{table} has no column {other!r}", did_you_mean(other, [column.name for column in table.columns]))
+            return None
+        if found is column or found.generated:
+            self._problem(where, f"{other} is {'the same column' if found is column else 'generated'}", "name another column of the row")
+            return None
+        return Expr("", column=other)
+
+
+def _collide(one: FieldBinding, other: FieldBinding, column: str) -> bool:
+    """Whether two fields would overwrite each other in a column."""
+    if column not in one.columns or column not in other.columns:
+        return False
+    mine, theirs = one.shares.get(column), other.shares.get(column)
+    return mine is None or theirs is None or not (mine.apart(theirs) or mine.excludes(theirs))

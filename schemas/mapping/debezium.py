@@ -19,6 +19,7 @@ import orjson
 
 from schemas.errors import SchemaError
 from schemas.mapping import numbers, times
+from schemas.mapping.lists import quoted
 
 PLACEHOLDER = "__debezium_unavailable_value"
 PLACEHOLDER_BYTES = PLACEHOLDER.encode()
@@ -266,14 +267,6 @@ def _array(element: _Text | None) -> _Text:
     def text(values: list[Any]) -> str:
         if (len(values) == 1 and values[0] in (PLACEHOLDER, PLACEHOLDER_BYTES)) or values == _PLACEHOLDER_CODES:
             raise _Unavailable
-        return "{" + ",".join("NULL" if value is None else _quoted(value if element is None else element(value)) for value in values) + "}"
+        return "{" + ",".join("NULL" if value is None else quoted(value if element is None else element(value)) for value in values) + "}"
 
     return text
-
-
-def _quoted(text: str) -> str:
-    """An array element as array_out prints it."""
-    if text and text.upper() != "NULL" and not any(mark in text for mark in '{}",\\ \t\n\r\v\f'):
-        return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

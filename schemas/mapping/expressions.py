@@ -14,3 +14,4 @@ class Expr:
 
     sql: str
     params: tuple[str | None, ...] = ()
+    column: str | None = None  # not made by `sql`: the value that this column of the row gets in the same write

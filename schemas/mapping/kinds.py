@@ -6,7 +6,7 @@ form to the text that PostgreSQL will print once it is stored, so that `read(wri
 
 | kind | normal form | PostgreSQL types |
 |---|---|---|
-| text | as it is | text, varchar, char(n) without its padding, name, citext, enums, inet, ranges, arrays, xml, ltree |
+| text | as it is | text, varchar, char(n) without its padding, name, citext, enums, inet, ranges, xml, ltree |
 | number | plain decimal: 10, 0.5, NaN | smallint, integer, bigint, oid, numeric, real, double precision |
 | boolean | true, false | boolean |
 | date | 2026-11-23, PostgreSQL's text | date |
@@ -16,6 +16,7 @@ form to the text that PostgreSQL will print once it is stored, so that `read(wri
 | interval | PostgreSQL's text | interval |
 | uuid | lower case | uuid |
 | bytes | hexadecimal | bytea |
+| list of … | JSON array of the elements' normal forms | arrays |
 | json | sorted keys, compact, numbers in normal form | json, jsonb, hstore |
 | ref | row name, `crm:4711` | whatever the key is |
 """
@@ -24,22 +25,23 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, cast
 
 from schemas.catalog import Column
 from schemas.change import Canonical
-from schemas.mapping import numbers, times
+from schemas.mapping import lists, numbers, times
 
 Read = Callable[[str], Canonical]
 Write = Callable[[Canonical], str | None]
 
-_INTEGERS = {"smallint", "integer", "bigint", "oid"}
+_INTEGERS = {"smallint": (-(2**15), 2**15 - 1), "integer": (-(2**31), 2**31 - 1), "bigint": (-(2**63), 2**63 - 1), "oid": (0, 2**32 - 1)}
 _TEXTS = {
-    *("text", "character varying", "character", "name", '"char"', "citext", "inet", "cidr", "macaddr", "macaddr8", "xml", "ltree"),
+    *("text", "character varying", "citext", "inet", "cidr", "macaddr", "macaddr8", "xml", "ltree"),
     *("int4range", "int8range", "numrange", "daterange", "tsrange", "tstzrange", "tsvector"),
 }
 UNSUPPORTED = {
@@ -62,13 +64,18 @@ def codec_for(column: Column) -> Codec | None:
     """None: a type whose values cannot be kept in agreement."""
     base = column.base
     if base in _INTEGERS:
-        return Codec("number", None, _write_whole, lossless=False)
+        low, high = _INTEGERS[base]
+        return Codec("number", None, lambda value: numbers.whole_within(cast(str, value), low, high, base), lossless=False)
+    if column.category == "A" and base.endswith("[]"):
+        return _list_codec(column)
+    if column.labels:
+        return Codec("text", None, _one_of(column.labels, column.type), lossless=False)
     match base:
         case "numeric":
-            if column.scale is None:
+            if column.scale is None or column.precision is None:
                 return Codec("number", numbers.normal_number, None)
-            scale = column.scale
-            return Codec("number", numbers.normal_number, lambda value: numbers.rounded(cast(str, value), scale), lossless=False)
+            digits, scale = column.precision, column.scale
+            return Codec("number", numbers.normal_number, lambda value: numbers.decimal(cast(str, value), digits, scale), lossless=False)
         case "double precision":
             return Codec("number", numbers.normal_number, lambda value: numbers.through_float8(cast(str, value)), lossless=False)
         case "real":
@@ -79,9 +86,14 @@ def codec_for(column: Column) -> Codec | None:
             length = column.length
             return Codec("text", None, lambda value: _fitting(write_text(value), length), lossless=False)
         case "character":
-            return Codec("text", _unpadded, _write_unpadded, lossless=False)
+            width = column.length
+            return Codec("text", _unpadded, lambda value: _fitting(write_text(value).rstrip(" "), width), lossless=False)
+        case "name":
+            return Codec("text", None, _write_name, lossless=False)
+        case '"char"':
+            return Codec("text", None, _write_one_byte, lossless=False)
         case "date":
-            return Codec("date", None, _as_text)
+            return Codec("date", None, lambda value: times.held_date(cast(str, value)))
         case "timestamp with time zone":
             return _stamp_codec("timestamp", times.normal_timestamp, times.postgres_timestamp, column.precision)
         case "timestamp without time zone":
@@ -96,13 +108,16 @@ def codec_for(column: Column) -> Codec | None:
             return Codec("uuid", None, _as_text)
         case "bytea":
             return Codec("bytes", _read_bytes, lambda value: f"\\x{value}")
-        case "json" | "jsonb":
+        case "json":
             return Codec("json", normal_json, None)
+        case "jsonb":
+            return Codec("json", normal_json, _write_jsonb)
         case "hstore":
-            return Codec("json", _read_hstore, _write_hstore)
+            return Codec("json", read_hstore, write_hstore)
         case "bit":
-            return Codec("text", _read_bit, write_text) if column.length == 1 else Codec("text", None, write_text)
-    if base in _TEXTS or column.category == "E" or (column.category == "A" and base.endswith("[]")):
+            bits = column.length or 1
+            return Codec("text", _read_bit if bits == 1 else None, lambda value: _bits(cast(str, value), bits), lossless=False)
+    if base in _TEXTS:
         return Codec("text", None, write_text)
     return None
 
@@ -123,9 +138,59 @@ def write_text(value: Canonical) -> str:
     return text
 
 
-def _fitting(text: str, length: int) -> str:
-    """Too long is for the database to refuse; but spaces at the end that do not fit it takes off without a word, as SQL wants it."""
-    return text[:length] if len(text) > length and not text[length:].strip(" ") else text
+def _fitting(text: str, length: int | None) -> str:
+    """Refuses what is too long; but spaces at the end that do not fit are taken off, as SQL wants it and PostgreSQL does."""
+    if length is None or len(text) <= length:
+        return text
+    if text[length:].strip(" "):
+        raise ValueError(f"has {len(text)} characters, the column holds {length}; `shorten: true` says that it may be cut")
+    return text[:length]
+
+
+def shortened(text: str, length: int) -> str:
+    """At most `length` characters of a text, cut where no character is torn from its accents and nothing is left hanging."""
+    if len(text) <= length:
+        return text
+    end = length
+    while end > 0 and (_clings(text[end]) or text[end - 1] == _JOINER):
+        end -= 1
+    return text[: end or length].rstrip(" ")
+
+
+_JOINER = "\u200d"  # between the parts of one emoji
+
+
+def _clings(character: str) -> bool:
+    """Whether it belongs to the character before it: an accent, a variation selector, a skin tone, a joiner."""
+    return character == _JOINER or unicodedata.category(character) in ("Mn", "Me", "Mc") or "\U0001f3fb" <= character <= "\U0001f3ff"
+
+
+def _one_of(labels: tuple[str, ...], type_name: str) -> Write:
+    known = frozenset(labels)
+
+    def write(value: Canonical) -> str:
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"is no value of {type_name}, which has {', '.join(labels[:10])}{', …' if len(labels) > 10 else ''}")
+        return value
+
+    return write
+
+
+NAME_BYTES = 63  # a cast to `name` cuts what is longer without a word
+
+
+def _write_name(value: Canonical) -> str:
+    text = write_text(value)
+    if len(text.encode()) > NAME_BYTES:
+        raise ValueError(f"has {len(text.encode())} bytes, a name holds {NAME_BYTES}")
+    return text
+
+
+def _write_one_byte(value: Canonical) -> str:
+    text = write_text(value)
+    if len(text) > 1 or not text.isascii():
+        raise ValueError('is not one ASCII character, all that a "char" holds')
+    return text
 
 
 def _as_text(value: Canonical) -> str:
@@ -136,12 +201,14 @@ def _unpadded(text: str) -> str:
     return text.rstrip(" ")
 
 
-def _write_unpadded(value: Canonical) -> str:
-    return write_text(value).rstrip(" ")
-
-
 def _read_bit(text: str) -> str:
     return {"t": "1", "f": "0", "true": "1", "false": "0"}.get(text, text)
+
+
+def _bits(text: str, length: int) -> str:
+    if len(text) != length or text.strip("01"):
+        raise ValueError(f"is not {length} bits")
+    return text
 
 
 # ── the others ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -165,14 +232,10 @@ def write_boolean(value: Canonical) -> str:
     raise ValueError("is not a boolean")
 
 
-def _write_whole(value: Canonical) -> str:
-    return numbers.whole(cast(str, value))
-
-
 def _stamp_codec(kind: str, read: Read, write: Callable[[str], str], precision: int | None) -> Codec:
     if precision is None or precision >= 6:
-        return Codec(kind, read, lambda value: write(cast(str, value)))
-    return Codec(kind, read, lambda value: write(times.rounded_stamp(cast(str, value), precision)), lossless=False)
+        return Codec(kind, read, lambda value: write(times.held_stamp(cast(str, value))))
+    return Codec(kind, read, lambda value: write(times.held_stamp(times.rounded_stamp(cast(str, value), precision))), lossless=False)
 
 
 def _time_codec(kind: str, read: Read, precision: int | None) -> Codec:
@@ -258,6 +321,32 @@ def as_text(value: Canonical) -> str:
     return "false" if value is False else cast(str, value)
 
 
+# ── lists ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+LIST = "list of "  # a list's kind is this and its elements' kind
+
+
+def _list_codec(column: Column) -> Codec | None:
+    element = codec_for(replace(column, base=column.base[:-2], type=column.type.removesuffix("[]"), category=""))
+    if element is None:
+        return None
+    read, write = element.read, element.write
+    return Codec(
+        f"{LIST}{element.kind}",
+        lambda text: lists.read_array(text, read),
+        lambda value: lists.write_array(value, write),
+        lossless=element.lossless,
+    )
+
+
+def normal_form(kind: str) -> Read:
+    """Any text that a person or another system may have written → the kind's normal form."""
+    if kind.startswith(LIST):
+        element = NORMAL[kind.removeprefix(LIST)]
+        return lambda text: lists.normal_list(text, element)
+    return NORMAL[kind]
+
+
 # ── json ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -288,19 +377,29 @@ def normal_json(text: str) -> str:
         raise ValueError(f"is not JSON: {error.msg} at character {error.pos}") from None
 
 
+def _write_jsonb(value: Canonical) -> str:
+    text = cast(str, value)
+    if "\\u" in text and _UNFIT_FOR_JSONB.search(text):
+        raise ValueError("has a NUL or half of a surrogate pair in it, which jsonb cannot hold")
+    return text
+
+
+_UNFIT_FOR_JSONB = re.compile(r"(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f])")  # in normal form only half a pair is spelled as \ud8..
+
+
 def _json_text(value: Any) -> str:
     if isinstance(value, _Number):
         return str.__str__(value)
     if isinstance(value, str):
-        return _json_string(value)
+        return json_string(value)
     if isinstance(value, dict):
-        return "{" + ",".join(f"{_json_string(key)}:{_json_text(value[key])}" for key in sorted(value)) + "}"
+        return "{" + ",".join(f"{json_string(key)}:{_json_text(value[key])}" for key in sorted(value)) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_json_text, value)) + "]"
     return {None: "null", True: "true", False: "false"}[value]
 
 
-def _json_string(text: str) -> str:
+def json_string(text: str) -> str:
     plain = json.dumps(text, ensure_ascii=False)
     try:
         plain.encode()
@@ -314,7 +413,7 @@ def _json_string(text: str) -> str:
 _PAIR = re.compile(r'\s*"((?:[^"\\]|\\.)*)"=>(?:"((?:[^"\\]|\\.)*)"|NULL)\s*(?:,|\Z)', re.DOTALL)
 
 
-def _read_hstore(text: str) -> str:
+def read_hstore(text: str) -> str:
     if text.startswith("{"):  # as change events have it
         return normal_json(text)
     pairs: dict[str, str | None] = {}
@@ -328,7 +427,7 @@ def _read_hstore(text: str) -> str:
     return _json_text(pairs)
 
 
-def _write_hstore(value: Canonical) -> str:
+def write_hstore(value: Canonical) -> str:
     pairs = _DECODER.decode(cast(str, value))
     if not isinstance(pairs, dict) or not all(v is None or (isinstance(v, str) and not isinstance(v, _Number)) for v in pairs.values()):
         raise ValueError("is no object of texts, which is all that an hstore can hold")

@@ -86,10 +86,26 @@ def added(texts: Iterable[str]) -> str:
     return plain(total)
 
 
-def whole(text: str) -> str:
-    """`text` if it is a whole number: an integer column takes nothing else."""
+def whole_within(text: str, low: int, high: int, type_name: str) -> str:
+    """`text` if it is a whole number in these bounds: an integer column takes nothing else."""
     if "." in text or text in SPECIAL:
         raise ValueError("is not a whole number; give the field a scale of 0 if it may be rounded")
+    if len(text) > 20 or not low <= int(text) <= high:
+        raise ValueError(f"is out of range for {type_name}, {low} to {high}")
+    return text
+
+
+def decimal(text: str, precision: int, scale: int) -> str:
+    """What numeric(precision, scale) holds of a normal form: rounded to its scale. Raises ValueError where its digits do not suffice."""
+    text = rounded(text, scale)
+    if text in SPECIAL:
+        if text == "NaN":
+            return text
+        raise ValueError(f"is infinite, which numeric({precision},{scale}) cannot hold")
+    digits, _, fraction = text.lstrip("-").partition(".")
+    before = precision - scale  # that many digits stand before the point; fewer than none: zeros after it
+    if (digits != "0" and len(digits) > max(before, 0)) or (digits == "0" and text != "0" and not fraction.startswith("0" * -before)):
+        raise ValueError(f"has too many digits for numeric({precision},{scale})")
     return text
 
 

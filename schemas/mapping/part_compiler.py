@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from schemas.catalog import Column, Table
-from schemas.change import Canonical
 from schemas.config import Aggregate as AggregateConfig
 from schemas.config import Binding as BindingConfig
 from schemas.config import Expression, Order
@@ -22,10 +21,9 @@ from schemas.config.problems import did_you_mean
 from schemas.mapping import kinds
 from schemas.mapping.binding import FieldBinding
 from schemas.mapping.expressions import Expr
-from schemas.mapping.parts import ROOT, Aggregate, Comparable, Part, Sorting, number_order, stamp_order
-from schemas.mapping.sides import key_form
+from schemas.mapping.parts import ROOT, Aggregate, Comparable, Part, Sorting, Test, number_order, stamp_order
+from schemas.mapping.references import key_form
 
-Test = tuple[str, kinds.Read | None, frozenset[Canonical]]
 Scope = tuple[dict[str, tuple[str | None, ...]], tuple[Test, ...]]
 
 
@@ -135,7 +133,7 @@ class PartCompiler:
                 test = next((test for test in tests if test[0] == column), None)
                 if test is not None:
                     self._in_scope(where, column, config.insert[column], test)
-            elif column not in written_here and column not in always and described is not None and texts[0] is not None:
+            elif column not in written_here and column not in always and described is not None and texts and texts[0] is not None:
                 insert[column] = Expr(f"%s::{described.type}", (texts[0],))
         given_above = written if config.of is None else {}
         expressed = binding.insert if config.of is None else binding.parts[config.of].insert
@@ -259,7 +257,7 @@ def _comparison(column: Column, codec: kinds.Codec | None) -> Callable[[str], Co
     """What texts of the column are compared by, so that it is PostgreSQL's order. None: nothing gives that."""
     if codec is None:
         return None
-    if column.labels:
+    if column.labels and column.category != "A":
         place = {label: number for number, label in enumerate(column.labels)}
         return lambda text: place.get(text, len(place))
     read = codec.read

@@ -14,7 +14,7 @@ What is decided here by Python is decided by PostgreSQL too, when a row is read 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
@@ -29,6 +29,19 @@ from schemas.mapping.numbers import added, normal_number
 
 Texts = Mapping[str, str | None]  # column → text, as PostgreSQL prints it
 Comparable = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """All values but these."""
+
+    these: frozenset[Canonical]
+
+    def __contains__(self, value: object) -> bool:
+        return value not in self.these
+
+
+Test = tuple[str, Callable[[str], Canonical] | None, Container[Canonical]]  # a column, how it is read, the values that count
 
 ROOT = ""  # what a part hangs at that hangs at the root
 
@@ -155,7 +168,7 @@ class Part:
     scope: Mapping[str, tuple[str | None, ...]]  # column → the texts that count
     empty: Literal["blank", "delete"]
     made: bool  # whether a sink may insert a row of it
-    _tests: tuple[tuple[str, Callable[[str], Canonical] | None, frozenset[Canonical]], ...]
+    _tests: tuple[Test, ...]
     _key: tuple[Callable[[str], str] | None, ...]  # normal form of each key column
     _link: tuple[Callable[[str], str] | None, ...]  # of each link column
 
@@ -212,7 +225,7 @@ def joined_key(texts: Sequence[str | None], forms: Sequence[Callable[[str], str]
     return normal[0] if len(normal) == 1 else orjson.dumps(normal).decode()
 
 
-def counts(row: Texts, tests: Iterable[tuple[str, Callable[[str], Canonical] | None, frozenset[Canonical]]], of: str) -> bool:
+def counts(row: Texts, tests: Iterable[Test], of: str) -> bool:
     """Whether every tested column has one of its values. Raises MappingError if a column is absent."""
     for column, read, allowed in tests:
         try:

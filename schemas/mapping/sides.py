@@ -1,47 +1,33 @@
 """One field in one system: the way from its columns' text to the field's normal form and back, made of a codec and steps.
 
-    column text ─ codec.read ─ blank ─ python ─ prefix ─ timezone ─ unit ─ scale ─ values ─ (text) ─ scale ─ clean ─▶ canonical value
-                ◀ codec.write ─────────────────────── the inverse of each, the other way round ─────────────────────
+    column text ─ codec.read ─ list ─ blank ─ python ─ prefix ─ timezone ─ unit ─ scale ─ values ─ (text) ─ scale ─ clean ─▶ canonical value
+                ◀ codec.write (shorten) ─────────── the inverse of each, the other way round ─────────────────────────────
 
-References are keys, to which nothing is done: `reference_binding`.
+Several columns become one value first: `join` and `template` make a text of them, a python function whatever it likes; a constant has none.
+Where the columns are, `places` knows; references are keys, to which next to nothing is done: `references`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import cast
+from typing import Literal, cast
 
-import orjson
-
-from schemas.catalog import Column, Table
 from schemas.change import Canonical
-from schemas.config import Field, Side
-from schemas.config.model import Scalar
+from schemas.config import Field
+from schemas.config.model import Scalar, template_pieces
 from schemas.config.problems import did_you_mean
-from schemas.errors import MappingError
-from schemas.mapping import kinds, times, transforms
-from schemas.mapping.binding import FieldBinding, Kind, key_texts
+from schemas.mapping import kinds, lists, times, transforms
+from schemas.mapping.binding import FieldBinding, Kind
 from schemas.mapping.likeness import UUID_IN_TEXT, Alike, Likeness, both, of_cleaning
+from schemas.mapping.places import Place
 from schemas.mapping.transforms import Step
 
 BRIDGED = {"number", "boolean", "date", "timestamp", "datetime", "time", "timetz", "interval", "uuid", "json"}  # kinds a text may hold
 
 _NEVER_EQUAL = {"json", "xml"}  # types without an equality
 _WHOLE = {"smallint", "integer", "bigint", "oid"}  # their text is the number's normal form
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A field in one system on its way to a FieldBinding."""
-
-    where: str  # for problems
-    system: str
-    table: Table
-    side: Side
-    columns: tuple[Column, ...]
-    codecs: tuple[kinds.Codec, ...]
 
 
 def column_text(codec: kinds.Codec, value: Canonical) -> str:
@@ -51,68 +37,16 @@ def column_text(codec: kinds.Codec, value: Canonical) -> str:
 def offered_kind(place: Place) -> Kind | None:
     """The kind that a side brings. None: whatever the others have."""
     side = place.side
-    if side.values is not None or side.python is not None:
+    if side.constant is not None or side.values is not None or side.python is not None or side.list is not None:
         return None
-    if side.join is not None or side.prefix is not None:
+    if side.join is not None or side.prefix is not None or side.template is not None:
         return "text"
     if side.unit is not None or side.scale is not None:
         return "number"
-    return "timestamp" if side.timezone is not None else place.codecs[0].kind
-
-
-# ── keys and references ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def key_form(column: Column) -> Callable[[str], str] | None:
-    """Key columns whose text is not the same from an event and from a query."""
-    if column.base == "character":
-        return lambda text: text.rstrip(" ")
-    if column.base == "boolean":
-        return lambda text: text[:1]
-    return None
-
-
-def reference_binding(
-    field: str, system: str, columns: tuple[str, ...], forms: Sequence[Callable[[str], str] | None], target: str
-) -> FieldBinding:
-    prefix = f"{system}:"
-    nulls: tuple[None, ...] = (None,) * len(columns)
-
-    def key_in(value: Canonical) -> str:
-        name = cast(str, value)
-        if not name.startswith(prefix):
-            raise ValueError(f"is no row of {system}")
-        return name[len(prefix) :]
-
-    if len(columns) == 1:
-        form = forms[0]
-        return FieldBinding(
-            field,
-            columns,
-            read=(lambda text: prefix + text) if form is None else (lambda text: prefix + form(text)),
-            read_parts=None,
-            write=lambda value: (None,) if value is None else (key_in(value),),
-            represent=None,
-            alike="equal",
-        )
-
-    def read_parts(texts: list[str | None]) -> Canonical:
-        if None in texts:
-            return None
-        return (
-            prefix
-            + orjson.dumps([text if form is None else form(cast(str, text)) for text, form in zip(texts, forms, strict=True)]).decode()
-        )
-
-    def write(value: Canonical) -> tuple[str | None, ...]:
-        if value is None:
-            return nulls
-        try:
-            return tuple(key_texts(key_in(value), len(columns), target))
-        except MappingError as error:
-            raise ValueError(str(error)) from error
-
-    return FieldBinding(field, columns, read=None, read_parts=read_parts, write=write, represent=None, alike="equal")
+    if side.timezone is not None:
+        return "timestamp"
+    path = place.slots[0].path
+    return None if path is not None and path.as_text else place.codecs[0].kind
 
 
 # ── one field in one system ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -135,7 +69,9 @@ class SideCompiler:
         self._side = place.side
         self._kind = kind  # where it leads
         self._rules = rules
-        self._at: Kind = "text" if place.side.join is not None else place.codecs[0].kind  # where it stands
+        self._codecs = list(place.codecs)
+        made_a_text = place.side.join is not None or place.side.template is not None
+        self._at: Kind = kind if not place.codecs else ("text" if made_a_text else place.codecs[0].kind)  # where it stands
         self._steps: list[Step] = []
         self._null: Canonical = None  # a null column is read as
         self._null_text: str | None = None  # null is written as
@@ -146,12 +82,23 @@ class SideCompiler:
         self._failed = True
 
     def binding(self, field: str) -> FieldBinding | None:
+        side = self._side
+        if side.constant is not None:
+            return self._constant(field)
+        self._shorten()
         self._nulls()
-        if self._side.blank is not None and (blank := self._at_column("blank", self._side.blank)) is not None:
+        self._list()
+        if side.blank is not None and (blank := self._at_column("blank", side.blank)) is not None:
             self._steps.append(transforms.blanked(blank))
-        self._python()
-        if self._side.prefix is not None and self._needs("prefix", "text"):
-            self._steps.append(transforms.prefixed(self._side.prefix))
+        several = side.python is not None and len(side.columns) > 1
+        functions = self._functions()
+        if functions is not None:
+            self._at = self._kind
+            if not several:
+                read, write = functions
+                self._steps.append(Step("python", read.one, None if write is None else write.one, exact=False))
+        if side.prefix is not None and self._needs("prefix", "text"):
+            self._steps.append(transforms.prefixed(side.prefix))
         self._timezone()
         self._numbers()
         self._values()
@@ -159,7 +106,23 @@ class SideCompiler:
         self._finish()
         if self._failed:
             return None
-        return self._joined(field) if self._side.join is not None else self._single(field)
+        if functions is not None and several:
+            made = self._several(field, *functions)
+        elif side.template is not None:
+            made = self._template(field, side.template)
+        else:
+            made = self._joined(field) if side.join is not None else self._single(field)
+        return None if self._failed else self._place.placed(made, self._wanted())
+
+    def _wanted(self) -> Literal["text", "number", "boolean"]:
+        """What a value is inside a document where nothing stands yet."""
+        if self._side.values is not None or self._side.python is not None or self._side.prefix is not None:
+            return "text"
+        return "number" if self._kind == "number" else ("boolean" if self._kind == "boolean" else "text")
+
+    def _constant(self, field: str) -> FieldBinding | None:
+        value = self._normal(f"{self._place.where}.constant", self._kind, self._side.constant)
+        return None if value is None else FieldBinding(field, (), None, lambda _: value, lambda _: (), lambda _: value)
 
     # ── steps, from the column inwards ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -177,37 +140,72 @@ class SideCompiler:
             return
         value = self._at_column(key, given)
         if value is not None:
-            try:
-                self._null_text = column_text(self._place.codecs[0], value)
-            except ValueError as error:
-                self._problem(key, f"{given!r} {error}")
+            self._null_text = self._fitting_text(key, value)
 
-    def _python(self) -> None:
-        given = self._side.python
+    def _fitting_text(self, key: str, value: Canonical) -> str | None:
+        """What the columns are given for a value of the file; None, and a problem, where they cannot hold it."""
+        try:
+            texts = [column_text(codec, value) for codec in self._codecs]
+            return texts[0]
+        except ValueError as error:
+            self._problem(key, f"{value!r} {error}")
+            return None
+
+    def _shorten(self) -> None:
+        given, table = self._side.shorten, self._place.table
         if given is None:
             return
+        for number, (column, codec) in enumerate(zip(self._place.columns, self._codecs, strict=True)):
+            length = column.length if given is True else given
+            if codec.kind != "text" or column.labels:
+                self._problem("shorten", f"wants a text, but {column.name} of {table} is a {column.type}")
+            elif length is None:
+                self._problem("shorten", f"{column.name} of {table} holds texts of any length", "say how many characters: shorten: 40")
+            elif column.length is not None and length > column.length:
+                self._problem("shorten", f"{length} is more than {column.name} of {table} holds", f"at most {column.length}, or true")
+            else:
+                self._codecs[number] = _shortening(codec, length)
+
+    def _list(self) -> None:
+        if self._side.list is None:
+            return
+        if self._at != "text":
+            column = self._place.columns[0]
+            self._problem("list", f"wants a text, but {column.name} of {self._place.table} is a {column.type}")
+            return
+        if not self._kind.startswith(kinds.LIST):
+            self._problem("list", f"makes a list, but the field is a {self._kind}")
+            return
+        separator, normal = self._side.list, kinds.normal_form(self._kind)
+        self._steps.append(
+            Step(
+                "list",
+                lambda value: normal(lists.split_text(cast(str, value), separator)),
+                lambda value: lists.joined_text(value, separator),
+                exact=False,
+            )
+        )
+        self._at = self._kind
+
+    def _functions(self) -> tuple[_Function, _Function | None] | None:
+        given = self._side.python
+        if given is None:
+            return None
         read = self._function("python.read" if given.write else "python", given.read)
         write = self._function("python.write", given.write) if given.write is not None else getattr(read, "inverse", None)
         if read is None:
-            return
+            return None
         if self._side.write and not callable(write):
             self._problem(
                 "python",
                 f"{given.read} has no inverse, so nothing could be written back",
                 "say {read: …, write: …}, give the function an attribute `inverse`, or say write: false",
             )
-            return
-        self._steps.append(
-            Step(
-                "python",
-                _guarded(given.read, read, kinds.NORMAL[self._kind]),
-                _guarded(given.write or given.read, write) if callable(write) else None,
-                exact=False,
-            )
-        )
-        self._at = self._kind
+            return None
+        back = _Function(given.write or given.read, write) if callable(write) else None
+        return _Function(given.read, read, kinds.normal_form(self._kind)), back
 
-    def _function(self, key: str, path: str) -> Callable[[Canonical], object] | None:
+    def _function(self, key: str, path: str) -> Callable[..., object] | None:
         module, colon, name = path.partition(":")
         if not colon or not module or not name:
             self._problem(key, f"{path!r} is no import path", "like my_company.mapping:from_erp_code")
@@ -222,7 +220,7 @@ class SideCompiler:
         if not callable(found):
             self._problem(key, f"{path} is no function")
             return None
-        return cast("Callable[[Canonical], object]", found)
+        return cast("Callable[..., object]", found)
 
     def _needs(self, key: str, kind: Kind) -> bool:
         """Whether the way stands at `kind`, or can be brought there from a text."""
@@ -274,6 +272,8 @@ class SideCompiler:
             for code in codes_of:
                 if labels and code is not None and code not in labels:
                     self._problem("values", f"{code!r} is no value of {self._place.columns[0].type}", did_you_mean(code, labels))
+                elif code is not None and self._side.write and not self._steps and self._side.join is None:
+                    self._fitting_text("values", code)
         if otherwise is None:
             for code, first, second in transforms.ambiguous(table):
                 self._problem(
@@ -286,7 +286,7 @@ class SideCompiler:
         step = transforms.coded(table, read, write, otherwise is not None)
         self._null = next((value for value, codes_of in table.items() if None in codes_of), None)
         if None in table and table[None][0] is not None:
-            self._null_text = column_text(self._place.codecs[0], table[None][0])
+            self._null_text = self._fitting_text("values", table[None][0])
         self._steps.append(step)
         self._at = self._kind
 
@@ -297,6 +297,8 @@ class SideCompiler:
             return
         if to == "text" and at in BRIDGED:
             self._steps.append(Step("text", kinds.as_text, _reading(at), exact=False))
+        elif at == "json" and to.startswith(kinds.LIST):
+            self._steps.append(Step("text", _reading(to), lambda value: value, exact=False))
         elif at == "text" and to in kinds.NORMAL:
             self._steps.append(Step("text", _reading(to), kinds.as_text, exact=False))
         else:
@@ -314,16 +316,19 @@ class SideCompiler:
                 self._problem("", f"scale wants a number, but the field is a {self._kind}")
         names = (*self._side.clean, *self._rules.clean)
         if names:
+            step = transforms.cleaned(names)
             if self._kind == "text":
-                self._steps.append(transforms.cleaned(names))
+                self._steps.append(step)
+            elif self._kind == f"{kinds.LIST}text":
+                clean = cast("Callable[[Canonical], Canonical]", step.read)
+                self._steps.append(Step("clean", lambda value: lists.each(value, clean), None, exact=False))
             else:
                 self._problem("", f"clean wants a text, but the field is a {self._kind}")
 
     # ── the whole way ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _single(self, field: str) -> FieldBinding:
-        place, steps = self._place, self._steps
-        codecs = place.codecs
+        place, steps, codecs = self._place, self._steps, tuple(self._codecs)
         if any(codec.kind != codecs[0].kind for codec in codecs):
             told = ", ".join(f"{column.name} is a {column.type}" for column in place.columns)
             self._problem("", f"columns that are written the same must be of one kind: {told}")
@@ -382,14 +387,14 @@ class SideCompiler:
     def _joined(self, field: str) -> FieldBinding:
         place, separator = self._place, cast(str, self._side.join)
         names = tuple(column.name for column in place.columns)
-        for column, codec in zip(place.columns, place.codecs, strict=True):
+        codecs = tuple(self._codecs)
+        for column, codec in zip(place.columns, codecs, strict=True):
             if codec.kind != "text":
-                self._problem("join", f"{column.name} is a {column.type}, only texts can be joined")
-        if self._failed:
-            return None  # type: ignore[return-value]  # `binding` has reported it
+                mend = "for reading alone: {template: …}, which takes any columns"
+                self._problem("join", f"{column.name} is a {column.type}, only texts can be joined", mend)
         inner = _chain([step.read for step in self._steps])
         inward = _chain([step.write for step in reversed(self._steps)])
-        readers = [codec.read for codec in place.codecs]
+        readers = [codec.read for codec in codecs]
         empty = tuple("" if column.not_null else None for column in place.columns)
         last, count = self._side.split == "last", len(names)
 
@@ -403,9 +408,64 @@ class SideCompiler:
             if text is None:
                 return empty
             parts = transforms.cut(kinds.write_text(text), separator, count, last)
-            return tuple(blank if part is None else part for part, blank in zip(parts, empty, strict=True))
+            return tuple(
+                blank if part is None else column_text(codec, part) for part, blank, codec in zip(parts, empty, codecs, strict=True)
+            )
 
         return FieldBinding(field, names, None, read_parts, write, lambda value: read_parts(list(write(value))), alike=self._alike())
+
+    def _template(self, field: str, template: str) -> FieldBinding:
+        place = self._place
+        names = tuple(column.name for column in place.columns)
+        readers = [codec.read for codec in place.codecs]
+        inner = _chain([step.read for step in self._steps])
+        pieces = [(literal, None if name is None else names.index(name)) for literal, name in template_pieces(template)]
+
+        def read_parts(texts: list[str | None]) -> Canonical:
+            if all(text is None for text in texts):
+                return None
+            values = [
+                "" if text is None else kinds.as_text(text if read is None else read(text))
+                for text, read in zip(texts, readers, strict=True)
+            ]
+            text = "".join(literal + ("" if number is None else values[number]) for literal, number in pieces).strip()
+            return text if inner is None else inner(text)
+
+        def write(value: Canonical) -> tuple[str | None, ...]:
+            raise ValueError("cannot be taken apart again")
+
+        return FieldBinding(field, names, None, read_parts, write, None)
+
+    def _several(self, field: str, read: _Function, write: _Function | None) -> FieldBinding:
+        """A python function over several columns. It is not asked about nothing: all null is null."""
+        place, codecs = self._place, tuple(self._codecs)
+        names = tuple(column.name for column in place.columns)
+        inner = _chain([step.read for step in self._steps])
+        inward = _chain([step.write for step in reversed(self._steps)])
+        normal = [kinds.normal_form(codec.kind) for codec in codecs]
+
+        def read_parts(texts: list[str | None]) -> Canonical:
+            if all(text is None for text in texts):
+                return None
+            values = [text if text is None or codec.read is None else codec.read(text) for text, codec in zip(texts, codecs, strict=True)]
+            value = read.one(*values)
+            return value if value is None or inner is None else inner(value)
+
+        def write_parts(value: Canonical) -> tuple[str | None, ...]:
+            value = value if value is None or inward is None else inward(value)
+            if value is None or write is None:
+                return (None,) * len(names)
+            given = write.several(value, names)
+            return tuple(
+                None if part is None else column_text(codec, form(kinds.as_text(part)))
+                for part, codec, form in zip(given, codecs, normal, strict=True)
+            )
+
+        return FieldBinding(field, names, None, read_parts, write_parts, lambda value: read_parts(list(write_parts(value))))
+
+
+def _shortening(codec: kinds.Codec, length: int) -> kinds.Codec:
+    return replace(codec, write=lambda value: column_text(codec, kinds.shortened(kinds.write_text(value), length)), lossless=False)
 
 
 def _is_neutral(separator: str) -> bool:
@@ -414,22 +474,39 @@ def _is_neutral(separator: str) -> bool:
 
 
 def _reading(kind: Kind) -> Callable[[Canonical], Canonical]:
-    normal = kinds.NORMAL[kind]
+    normal = kinds.normal_form(kind)
     return lambda value: normal(kinds.as_text(value))
 
 
-def _guarded(path: str, function: Callable[[Canonical], object], normal: kinds.Read | None = None) -> Callable[[Canonical], Canonical]:
-    """A user's function: it may raise ValueError for a value it cannot take, and must give a text, a boolean or None."""
+@dataclass(frozen=True, slots=True)
+class _Function:
+    """A user's function: it may raise ValueError for a value that it cannot take."""
 
-    def call(value: Canonical) -> Canonical:
-        given = function(value)
+    path: str
+    function: Callable[..., object]
+    normal: kinds.Read | None = None
+
+    def one(self, *values: Canonical) -> Canonical:
+        """What it makes of these: a text, a boolean or None."""
+        return self._checked(self.function(*values))
+
+    def several(self, value: Canonical, columns: Sequence[str]) -> list[Canonical]:
+        """One value for each column: it gives them in order, or by name."""
+        given = self.function(value)
+        if isinstance(given, Mapping):
+            if set(given) != set(columns):
+                raise ValueError(f"was turned into {', '.join(map(str, given))} by {self.path}, expected {', '.join(columns)}")
+            given = [given[column] for column in columns]
+        if not isinstance(given, tuple | list) or len(given) != len(columns):
+            raise ValueError(f"was turned into a {type(given).__name__} by {self.path}, expected {len(columns)} values")
+        return [self._checked(part) for part in given]
+
+    def _checked(self, given: object) -> Canonical:
         if given is None or isinstance(given, bool):
             return given
         if not isinstance(given, str):
-            raise ValueError(f"was turned into a {type(given).__name__} by {path}, expected text")
-        return given if normal is None else normal(kinds.write_text(given))
-
-    return call
+            raise ValueError(f"was turned into a {type(given).__name__} by {self.path}, expected text")
+        return given if self.normal is None else self.normal(kinds.write_text(given))
 
 
 def _chain(functions: Sequence[Callable[..., Canonical] | None]) -> Callable[..., Canonical] | None:

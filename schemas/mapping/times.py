@@ -74,6 +74,17 @@ def date_text(days: int) -> str:
     return day + era
 
 
+def held_date(text: str) -> str:
+    """`text`, a date in normal form, if PostgreSQL has it."""
+    if len(text) > 10 and text not in INFINITE:
+        match = _DATE.match(text)
+        assert match is not None
+        year = int(match[1])
+        if not _FIRST_HELD <= _days(1 - year if match[4] else year, int(match[2]), int(match[3])) < _END_OF_DATES:
+            raise ValueError("is out of range for a date, 4714-11-24 BC to 5874897-12-31")
+    return text
+
+
 def normal_date(text: str) -> str:
     if text in INFINITE:
         return text
@@ -82,6 +93,11 @@ def normal_date(text: str) -> str:
         raise ValueError("is not a date")
     year = int(match[1])
     return date_text(_checked_days(1 - year if match[4] else year, int(match[2]), int(match[3])))
+
+
+_FIRST_HELD = _days(-4713, 11, 24)  # PostgreSQL's first day
+_END_OF_DATES = _days(5_874_898, 1, 1)
+_END_OF_STAMPS = _days(294_277, 1, 1)
 
 
 # ── timestamps ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -195,6 +211,15 @@ def rounded_stamp(canonical: str, digits: int) -> str:
     since = micros_of(canonical) - _Y2K
     since = (since + step // 2) // step * step if since >= 0 else -((-since + step // 2) // step * step)
     return _stamp(since + _Y2K, "Z" if "Z" in canonical else "")
+
+
+def held_stamp(canonical: str) -> str:
+    """`canonical`, a timestamp or datetime, if PostgreSQL has it."""
+    if canonical[4] == "-" and canonical[-1] != "C":  # the years 1 to 9999
+        return canonical
+    if canonical not in INFINITE and not _FIRST_HELD * DAY <= micros_of(canonical) < _END_OF_STAMPS * DAY:
+        raise ValueError("is out of range for a timestamp, 4714-11-24 BC to the end of 294276")
+    return canonical
 
 
 # ── times of day ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -228,7 +228,7 @@ entities:
         ('join: " "', "join: ''", "entities.customer.fields.name.crm: join with nothing between"),
         ("crm: vat", "crm: {column: vat, join: x}", "entities.customer.fields.tax_id.crm: join needs at least two columns"),
         ("crm: vat", "crm: {column: vat, columns: vat}", "entities.customer.fields.tax_id.crm: has both column and columns, keep one"),
-        ("crm: vat", "crm: {write: false}", "entities.customer.fields.tax_id.crm.columns: is missing"),
+        ("crm: vat", "crm: {write: false}", "entities.customer.fields.tax_id.crm: names no column"),
         ("crm: vat", "crm: 5", "entities.customer.fields.tax_id.crm: must be a mapping"),
         (
             "erp: tax_id,",

@@ -13,21 +13,22 @@ _CATEGORY = {"text": "S", "boolean": "B", "date": "D", "uuid": "U", "json": "U",
 
 
 def a_column(name: str, described: str) -> Column:
-    """`numeric(12,2)`, `text!` (NOT NULL), `integer!=` (NOT NULL with a default), `enum(a|b)`, `timestamp without time zone(3)`."""
-    match = re.fullmatch(r"([a-z\" \[\]]+?)(?:\(([^)]*)\))?(!)?(=)?", described)
+    """`numeric(12,2)`, `text!` (NOT NULL), `integer!=` (NOT NULL with a default), `enum(a|b)`, `timestamp without time zone(3)`,
+    `numeric(12,2)[]`."""
+    match = re.fullmatch(r"([a-z\" ]+?)(?:\(([^)]*)\))?(\[\])?(!)?(=)?", described)
     assert match is not None, described
-    base, inner, not_null, has_default = match[1], match[2], bool(match[3]), bool(match[4])
+    base, inner, not_null, has_default = match[1] + (match[3] or ""), match[2], bool(match[4]), bool(match[5])
     labels: tuple[str, ...] = ()
     length = precision = scale = None
-    if base == "enum":
+    if base.startswith("enum"):
         labels = tuple((inner or "").split("|"))
-    elif inner and base == "numeric":
+    elif inner and base.startswith("numeric"):
         precision, scale = (int(part) for part in inner.split(","))
     elif inner and base.startswith("time"):
         precision = int(inner)
     elif inner:
         length = int(inner)
-    category = "E" if labels else ("A" if base.endswith("[]") else _CATEGORY.get(base, "N" if scale else "S"))
+    category = "A" if match[3] else ("E" if labels else _CATEGORY.get(base, "N" if scale else "S"))
     kind = {"character": "bpchar"}.get(base, base)
     return Column(name, kind, base, category, not_null, has_default, False, "", length, precision, scale, labels)
 

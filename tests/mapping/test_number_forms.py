@@ -20,7 +20,7 @@ from schemas.mapping.numbers import (
     rounded,
     through_float4,
     through_float8,
-    whole,
+    whole_within,
 )
 
 plain_numbers = st.decimals(allow_nan=False, allow_infinity=False, places=None).map(str)
@@ -108,9 +108,15 @@ def test_what_a_float_column_cannot_hold_is_refused() -> None:
 
 
 def test_only_whole_numbers_go_into_an_integer_column() -> None:
-    assert whole("-3") == "-3"
+    def whole(text: str) -> str:
+        return whole_within(text, -32768, 32767, "smallint")
+
+    assert [whole(text) for text in ("-3", "-32768", "32767", "0")] == ["-3", "-32768", "32767", "0"]
     for text in ("0.5", "NaN", "Infinity"):
         with pytest.raises(ValueError, match="whole number"):
+            whole(text)
+    for text in ("32768", "-32769", "1" + "0" * 6000):
+        with pytest.raises(ValueError, match="is out of range for smallint, -32768 to 32767"):
             whole(text)
 
 

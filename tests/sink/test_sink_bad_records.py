@@ -52,7 +52,7 @@ def test_values_that_a_target_refuses(world: World, values: dict[str, str | None
 
 def test_a_text_that_is_too_long_is_refused_not_cut(world: World) -> None:
     world.apply(world.applier(), world.customer("c1"), world.contact("k1", "c1", email="x" * 31))
-    assert dead(world) == [("crm:k1", "22001", 1)]
+    assert dead(world) == [("crm:k1", "MappingError", 1)]
 
 
 def test_unique_on_the_match_value_waits_on_another_is_a_dead_letter(world: World) -> None:
