@@ -57,6 +57,7 @@ class Change:
     values: Mapping[str, Canonical] | None  # None when op is DELETE. A field may be absent: not known (unchanged TOAST)
     positions: Mapping[str, str] = field(default_factory=dict)  # only fields whose position differs from `position` (parts)
     was: str | None = None  # the key that the row had until now, when this change is one of its key
+    left: bool = False  # of a DELETE: the row is still there, it only does not count any more. It may come back with what it had
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -69,6 +70,7 @@ class Change:
             "values": self.values,
             **({"positions": self.positions} if self.positions else {}),
             **({"was": self.was} if self.was is not None else {}),
+            **({"left": True} if self.left else {}),
         }
 
     def encode(self) -> bytes:
@@ -88,6 +90,7 @@ def change_from_json(doc: Mapping[str, Any]) -> Change:
             values=doc["values"],
             positions=doc.get("positions", {}),
             was=doc.get("was"),
+            left=doc.get("left", False),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SchemaError(f"not a change: {error!r}") from error

@@ -10,7 +10,8 @@ State of one thing, as merge's table keeps it (JSON; lists and tuples mean the s
               the six after the value are a `schemas.golden.Version`; system and position: of the write that the value comes from.
               UNSAID: a null that came with the row (its insert, or when it was first seen), not one that somebody wrote over a value
     row   = (position, last, alive, values, positions, decided)
-              what a system was last observed to hold under one row key. last: hlc of the row's last edit. values: {} when it is gone.
+              what a system was last observed to hold under one row key. last: hlc of the row's last edit. values: {} when it is gone;
+              what it held when it only left scope, so that what comes back with it unchanged is nobody's edit.
               positions: only of fields whose position is not the row's (unchanged TOAST values, parts).
               decided: the fields that this system owns and has given their value in this row itself
 
@@ -243,7 +244,7 @@ def _row(change: Change, held: Row, fresh: Mapping[str, Canonical], last: int, d
     held_position, _, was_alive, old, held_at, _ = held
     newest = max(position, held_position)
     if values is None:
-        return (newest, last, False, {}, {}, ())
+        return (newest, last, False, old if change.left else {}, {}, decided if change.left else ())
     if fresh is values and not change.positions and (not old or old.keys() <= values.keys()):
         return (position, last, True, values, {}, decided)  # the usual row: all its fields at one position
     positions = {name: at for name in old if (at := held_at.get(name, held_position)) != newest}

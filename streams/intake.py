@@ -16,12 +16,13 @@ registry) fails the chunk: it comes again until it is there.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import orjson
 
 from schemas import topics
-from schemas.change import Op
+from schemas.change import Canonical, Op
 from schemas.dead import Where
 from schemas.envelope import EventOp
 from schemas.errors import MappingError, NotAnEvent, SchemaError
@@ -45,7 +46,8 @@ def row_change(seen: Seen, binding: Binding, entity: Entity) -> RowChange:
     """The event as one entity sees it. Raises MappingError."""
     envelope, after = seen.envelope, seen.after
     key = _key_of(seen, binding)
-    values = binding.to_canonical(after) if after is not None and binding.in_scope(after) else None
+    counts = after is not None and binding.in_scope(after)
+    values = binding.to_canonical(after) if after is not None and counts else None
     source = envelope.source
     ours = source.origin is not None and source.origin.startswith(ORIGIN_PREFIX)  # I5
     op = _OPS[envelope.op]
@@ -66,7 +68,16 @@ def row_change(seen: Seen, binding: Binding, entity: Entity) -> RowChange:
         match_known=values is None or all(name in values for name in entity.match_on),
         was=was if was != key else None,
         xid=source.tx_id,
+        outside=None if after is None or counts else partial(_held_outside, binding, after),
     )
+
+
+def _held_outside(binding: Binding, row: Columns) -> Mapping[str, Canonical]:
+    """What a row that is out of scope holds; nothing, if the mapping cannot read it: it is nobody's business while it does not count."""
+    try:
+        return binding.to_canonical(row)
+    except MappingError:
+        return {}
 
 
 def _key_of(seen: Seen, binding: Binding) -> str:
@@ -245,7 +256,7 @@ def _tells_more(known: Known | None, after: Known | None) -> bool:
     nothing about the row's link, match value or presence that the table does not hold."""
     if known is None or after is None:
         return known is not after
-    return known is not after and any(known[name] != after[name] for name in ("link", "match", "there", "pending"))
+    return known is not after and any(known.get(name) != after.get(name) for name in ("link", "match", "there", "pending", "outside"))
 
 
 def _answer(record: Record, bindings: Mapping[str, Binding]) -> tuple[str, str, str | None, str, str]:

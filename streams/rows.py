@@ -6,15 +6,16 @@ a match value its own row name. A row with a match value claims it at identify a
 What the table knows of a row, per entity (JSON):
 
     {"link": link id | None, "match": the match value it has claimed | None, "at": position of its newest event,
-     "there": in scope and not deleted, "pending": [changes (JSON, and "xid": their transaction) that wait for the link]}
+     "there": in scope and not deleted, "pending": [changes (JSON, and "xid": their transaction) that wait for the link],
+     "outside": {field: value} what it was seen to hold while it was out of scope, if it is}
 
 A value is remembered for good, also of a row that is gone: a replayed old event must find its link.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from schemas.change import Canonical, Change, Op, change_from_json, row_name
@@ -47,6 +48,7 @@ class RowChange:
     match_known: bool = True  # False: a field of it is not in the event (unchanged TOAST); it is what it was
     was: str | None = None  # the key that the row had until now
     xid: int | None = None  # 32 bits of its transaction's id
+    outside: Callable[[], Mapping[str, Canonical]] | None = None  # of a row that is there and out of scope: what it holds, as far as known
 
 
 class Step(NamedTuple):
@@ -68,8 +70,11 @@ def on_event(known: Known | None, event: RowChange, place: Place, births: bool, 
             return Step(None, out_of_scope=True)  # never ours, as far as anybody knows
         known = {"link": None, "match": None, "at": "", "there": None, "pending": []}
     newer = event.position > known["at"]
+    outside: dict[str, Canonical] = known.get("outside") or {}
+    if newer and gone:
+        outside = {**outside, **event.outside()} if event.outside is not None else {}
     if newer and gone and known["there"] is False:
-        return Step({**known, "at": event.position}, out_of_scope=True)
+        return Step({**known, "at": event.position, **_outside(outside)}, out_of_scope=True)
 
     if not newer and link is None:
         return Step(known)  # it waits already, or was given up
@@ -81,10 +86,14 @@ def on_event(known: Known | None, event: RowChange, place: Place, births: bool, 
             return Step(None, claims=_claims(known, event, place, None, None, births), out_of_scope=True)
         link = row_name(place.system, event.was or event.key)
 
+    if newer and not gone and outside:  # it is back: what this event does not say (unchanged TOAST) may have changed out there
+        event = replace(event, values={**outside, **(event.values or {})})
+        outside = {}
     change = _change(event, place, enters=newer and known["there"] is False)
     claims = _claims(known, event, place, match, link, births) if newer else ()
     after: Known = {"link": link, "match": match if newer else held, "at": max(event.position, known["at"])}
     after["there"] = not gone if newer else known["there"]
+    after |= _outside(outside)
     if link is None:
         after["pending"] = _waiting(known["pending"], change, event.xid)
         return Step(after, claims=claims, out_of_scope=not births)  # what is born elsewhere may still turn out to be this row's thing
@@ -126,13 +135,18 @@ def on_answer(
     return Step({**known, "link": link, "pending": []}, changes)
 
 
+def _outside(values: Mapping[str, Canonical]) -> Known:
+    return {"outside": values} if values else {}
+
+
 def _change(event: RowChange, place: Place, enters: bool) -> Change:
     op = event.op
+    left = event.values is None and op is not Op.DELETE
     if event.values is None:
         op = Op.DELETE  # also when it left scope
     elif enters and op is Op.UPDATE:
         op = Op.CREATE  # was known, was gone or out of scope, and is there again
-    return Change(place.system, event.key, op, event.position, event.ts_us, event.origin_hlc, event.values, was=event.was)
+    return Change(place.system, event.key, op, event.position, event.ts_us, event.origin_hlc, event.values, was=event.was, left=left)
 
 
 def _claims(

@@ -347,12 +347,13 @@ class World:
 
     def row_change(self, n: str, entity: str, known: Any, event: dict[str, Any]) -> RowChange:
         row = event["row"]
-        values = {f: row[f] for f in self.fields(entity)} if row and row["in"] else None
-        if values and self.has("toast") and event["op"] == "u" and entity == "customer" and event["lsn"] % 2:
+        image = {f: row[f] for f in self.fields(entity)} if row else None
+        if image and self.has("toast") and event["op"] == "u" and entity == "customer" and event["lsn"] % 2:
             before = next(
                 (e["row"] for e in reversed(self.db[n].log[: event["lsn"] - 1]) if (e["entity"], e["key"]) == (entity, event["key"])), None
             )
-            values = {f: v for f, v in values.items() if f not in ("city", "code") or not before or before[f] != v}
+            image = {f: v for f, v in image.items() if f not in ("city", "code") or not before or before[f] != v}
+        values = image if row and row["in"] else None
         op = Op(event["op"])
         if not self.keeps("first-sight") and op is Op.READ:
             op = Op.CREATE
@@ -366,6 +367,7 @@ class World:
             match=values.get("code") if values and entity == "customer" and self.keeps("claim") else None,
             match_known=values is None or entity != "customer" or "code" in values,
             was=event["was"],
+            outside=(lambda: image) if image and values is None else None,
         )
 
     def intake(self, n: str, entity: str) -> None:
