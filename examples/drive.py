@@ -107,6 +107,13 @@ def drop_topics(bootstrap: str, systems: Sequence[str], entities: Sequence[str])
         time.sleep(0.1)
 
 
+def drop_databases(servers: Mapping[str, str]) -> None:
+    """Databases by name, each on its server."""
+    for name, server in servers.items():
+        with psycopg.connect(server, autocommit=True) as admin:
+            drop_database(admin, name)
+
+
 def run_name() -> str:
     """A pipeline name that no run before had: of slots, groups and tables."""
     return f"demo_{secrets.token_hex(3)}"
@@ -149,10 +156,10 @@ def stop(process: subprocess.Popen[str], seconds: float = STOP_SECONDS) -> int:
 class Application:
     """A workload as a child process; `last` is the newest JSON line it wrote, its summary at the end."""
 
-    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] = {}) -> None:
         self.name = name
         self.last: dict[str, Any] = {}
-        self.process = start(command, {"PYTHONUNBUFFERED": "1"}, log, stdout=subprocess.PIPE)
+        self.process = start(command, {"PYTHONUNBUFFERED": "1", **environment}, log, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
         self._reader.start()
@@ -263,6 +270,16 @@ class Concord:
         self._first = self.latencies(self.scrape(), directions)
 
 
+def pipeline(name: str, config: Path, environment: Mapping[str, str], bootstrap: str) -> Concord:
+    """A pipeline with a new name, its log begun anew. `environment`: what its concord.yaml takes from it besides."""
+    run, folder = run_name(), HOME / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{name}.log"
+    log.unlink(missing_ok=True)
+    shared = {"CONCORD_NAME": run, "CONCORD_STATE_DIR": str(folder), "KAFKA_BOOTSTRAP": bootstrap}
+    return Concord(config, {**shared, **environment}, log, folder / run)
+
+
 def tail(log: Path, lines: int = 25) -> str:
     try:
         return "\n".join(log.read_text("utf-8", "replace").splitlines()[-lines:])
@@ -296,13 +313,20 @@ def bars(histogram: Mapping[float, float], width: int = 40) -> list[tuple[str, i
 # ---- what people see ---------------------------------------------------------------------------------------------------------------
 
 
-def watch(console: Console, concord: Concord, applications: Sequence[Application], directions: Sequence[tuple[str, str]]) -> None:
-    """A live line until the applications have ended; in a file or a pipe a plain one every five seconds."""
+def watch(
+    console: Console,
+    concord: Concord,
+    applications: Sequence[Application],
+    directions: Sequence[tuple[str, str]],
+    until: Callable[[], bool] | None = None,
+) -> None:
+    """A live line until then, or until the applications have ended; in a file or a pipe a plain one every five seconds."""
+    ended = until or (lambda: not any(application.working for application in applications))
     began = last = time.monotonic()
     before = [0] * len(applications)
     every = 1.0 if console.is_terminal else 5.0
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        while any(application.working for application in applications):
+        while not ended():
             time.sleep(0.1)
             now = time.monotonic()
             if now - last < every:
@@ -327,7 +351,7 @@ def watch(console: Console, concord: Concord, applications: Sequence[Application
             last, before = now, changes
 
 
-def result_table(verified: Mapping[str, Any], second: Mapping[str, str]) -> Table:
+def result_table(verified: Mapping[str, Any], second: Mapping[str, str], whose: str = "by hand-written SQL") -> Table:
     """Per entity what `concord verify` found; `second` is another opinion, in rich's markup."""
     headings = ("things", "equal", "differing", "missing", "deleted", "conflicts decided", "parked", "dead")
     rows = {}
@@ -339,11 +363,11 @@ def result_table(verified: Mapping[str, Any], second: Mapping[str, str]) -> Tabl
     for heading in headings:
         table.add_column(heading, f"{sum(counts[heading] for counts in rows.values()):,}", justify="right")
     if second:
-        table.add_column("by hand-written SQL")
+        table.add_column(whose)
     for name, counts in rows.items():
         wrong = {"differing", "missing", "parked", "dead"}
         cells = (f"[red]{count:,}[/]" if count and heading in wrong else f"{count:,}" for heading, count in counts.items())
-        table.add_row(name, *cells, *([second[name]] if second else []))
+        table.add_row(name, *cells, *([second.get(name, "")] if second else []))
     return table
 
 

@@ -117,6 +117,13 @@ class Agreement:
     def complete(self) -> bool:
         return not self.differing and not self.missing
 
+    def in_words(self) -> str:
+        """In rich's markup."""
+        words = f"{self.equal:,} equal" + (f", {self.deleted} deleted" if self.deleted else "")
+        if self.complete:
+            return words
+        return f"[red]{words}, {len(self.differing)} differing, {len(self.missing)} missing[/]"
+
 
 def compare(crm: psycopg.Connection[Any], erp: psycopg.Connection[Any]) -> dict[str, Agreement]:
     """Every in-scope row of either side against its partner. Ask when nothing is in flight."""

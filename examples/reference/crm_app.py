@@ -9,6 +9,7 @@ only those are deleted), use an e-mail address twice, delete an order instead of
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -54,6 +55,8 @@ class Crm(Workload):
     """The CRM's users."""
 
     name = "crm"
+    open_orders = OPEN_ORDERS
+    settled: Collection[str] = ()  # columns of a product that nobody changes any more
     weights = {  # noqa: RUF012 - never changed
         "new_customer": 4,
         "new_prospect": 1,
@@ -140,10 +143,13 @@ class Crm(Workload):
             ]
         )
 
-    def update(self, table: str, column: str, value: Any, key: UUID) -> None:
+    def update(self, table: str, column: str, value: Any, key: UUID, order: UUID | None = None) -> None:
+        """`order`: what the row belongs to, which may be none of ours any more."""
         if self.rng.random() < NO_CHANGE:
             column, value = "updated_at", None
         with self.transaction() as tx:
+            if order is not None and not self.is_ours(tx, order):
+                return
             if value is None and column == "updated_at":
                 tx.write(f"{table} u", f"UPDATE {table} SET updated_at = updated_at WHERE id = %s", (key,))
             else:
@@ -221,15 +227,14 @@ class Crm(Workload):
     def edit_product(self) -> None:
         if row := self.some(PRODUCTS):
             good = self.rng.choice(self.people.goods)
-            column, value = self.rng.choice(
-                [
-                    ("name", good.name),
-                    ("description", good.text if self.rng.random() < 0.9 else None),
-                    ("weight_kg", Decimal(self.rng.randint(1, 50_000)) / 1000),
-                    ("unit", self.unit()),
-                ]
-            )
-            self.update("product", column, value, row[0])
+            edits: dict[str, Any] = {
+                "name": good.name,
+                "description": good.text if self.rng.random() < 0.9 else None,
+                "weight_kg": Decimal(self.rng.randint(1, 50_000)) / 1000,
+                "unit": self.unit(),
+            }
+            column = self.rng.choice([column for column in edits if column not in self.settled])
+            self.update("product", column, edits[column], row[0])
 
     # ---- whole forms, saved from what was read a while ago --------------------------------------------------------------
     def form_account(self) -> None:
@@ -277,6 +282,10 @@ class Crm(Workload):
             )  # fmt: skip
         self.after(rng.uniform(0.01, 0.1), lambda: self.enter_lines(key))
 
+    def is_ours(self, tx: Transaction, order: UUID) -> bool:
+        """Whether an order may still be edited here."""
+        return True
+
     def enter_lines(self, order: UUID) -> None:
         with self.transaction() as tx:
             for number in range(1, self.rng.randint(1, 6) + 1):
@@ -304,18 +313,18 @@ class Crm(Workload):
             )
 
     def edit_order(self) -> None:
-        if row := self.some(OPEN_ORDERS):
+        if row := self.some(self.open_orders):
             column, value = self.rng.choice(
                 [
                     ("wanted_on", date.today() + timedelta(days=self.rng.randint(1, 90))),
                     ("customer_ref", f"PO {self.rng.randint(1000, 99999)}/{self.rng.randint(1, 9)}"),
                 ]
             )
-            self.update("sales_order", column, value, row[0])
+            self.update("sales_order", column, value, row[0], order=row[0])
 
     def edit_line(self) -> None:
-        if (order := self.some(OPEN_ORDERS)) and (line := self.a_line(order[0])):
-            self.update("order_line", "quantity", self.quantity(), line)
+        if (order := self.some(self.open_orders)) and (line := self.a_line(order[0])):
+            self.update("order_line", "quantity", self.quantity(), line, order=order[0])
             self.after(self.rng.uniform(0.05, 0.5), lambda: self.estimate(order[0]))
 
     def a_line(self, order: UUID) -> UUID | None:
@@ -323,15 +332,19 @@ class Crm(Workload):
         return self.rng.choice(lines)[0] if lines else None
 
     def delete_line(self) -> None:
-        if (order := self.some(OPEN_ORDERS)) and (line := self.a_line(order[0])):
+        if (order := self.some(self.open_orders)) and (line := self.a_line(order[0])):
             with self.transaction() as tx:
+                if not self.is_ours(tx, order[0]):
+                    return
                 tx.write("order_line d", "DELETE FROM order_line WHERE id = %s", (line,))
             self.after(self.rng.uniform(0.05, 0.5), lambda: self.estimate(order[0]))
 
     def lines_again(self) -> None:
         """A form that deletes and re-inserts its lines with new ids though nothing changed."""
-        if order := self.some(OPEN_ORDERS):
+        if order := self.some(self.open_orders):
             with self.transaction() as tx:
+                if not self.is_ours(tx, order[0]):
+                    return
                 lines = tx.ask(
                     "SELECT line_no, product_id, text, quantity, unit_price, discount_pct FROM order_line WHERE order_id = %s"
                     " ORDER BY line_no FOR UPDATE",
@@ -347,7 +360,7 @@ class Crm(Workload):
         table, column, value, query = self.rng.choice(
             [
                 ("account", "credit_limit", Decimal(self.rng.randint(1, 90) * 1000), CUSTOMERS),
-                ("sales_order", "status", "cancelled", OPEN_ORDERS),
+                ("sales_order", "status", "cancelled", self.open_orders),
                 ("invoice", "status", "void", INVOICES),
                 ("product", "list_price", Decimal(self.rng.randint(100, 99999)) / 100, PRODUCTS),
             ]

@@ -24,20 +24,20 @@ from examples.drive import (
     Application,
     Concord,
     DemoError,
-    drop_database,
+    drop_databases,
     drop_topics,
     fresh_database,
     latency_table,
+    pipeline,
     result_table,
     run_demo,
-    run_name,
     say,
     stack,
     verdict,
     watch,
 )
 from examples.reference import load
-from examples.reference.agree import ENTITIES, Agreement, compare
+from examples.reference.agree import ENTITIES, compare
 
 HERE = Path(__file__).parent
 SYSTEMS = ("crm", "erp")
@@ -57,7 +57,7 @@ def demo(args: argparse.Namespace, console: Console) -> int:
         servers = dict(zip(SYSTEMS, (state.postgres[0], state.postgres[-1]), strict=True))
         dsns = {system: fresh_database(servers[system].dsn, DATABASES[system]) for system in SYSTEMS}
         if not args.keep:
-            running.callback(drop_databases, {system: servers[system].dsn for system in SYSTEMS})
+            running.callback(drop_databases, {DATABASES[system]: servers[system].dsn for system in SYSTEMS})
         drop_topics(state.kafka.bootstrap, SYSTEMS, list(ENTITIES))
         say(
             console,
@@ -70,7 +70,7 @@ def demo(args: argparse.Namespace, console: Console) -> int:
         for side, tables in loaded.items():
             say(console, f"{side}: " + ", ".join(f"{rows:,} {table}" for table, rows in tables.items()))
 
-        concord = concord_for(dsns, state.kafka.bootstrap)
+        concord = pipeline("reference", HERE / "concord.yaml", {"CRM_DSN": dsns["crm"], "ERP_DSN": dsns["erp"]}, state.kafka.bootstrap)
         running.callback(shutil.rmtree, concord.run_dir, True)
         running.callback(concord.down)
         concord.up()
@@ -96,7 +96,7 @@ def demo(args: argparse.Namespace, console: Console) -> int:
             agreements = compare(crm, erp)
         say(console, "stopping …")
         ended = concord.down()
-    console.print(result_table(verified, {name: in_words(agreement) for name, agreement in agreements.items()}))
+    console.print(result_table(verified, {name: agreement.in_words() for name, agreement in agreements.items()}))
     console.print(latency_table(latencies))
     problems = [problem for agreement in agreements.values() for problem in agreement.differing + agreement.missing]
     if ended:
@@ -104,34 +104,6 @@ def demo(args: argparse.Namespace, console: Console) -> int:
     failed = verdict(console, verified, problems, args.show)
     say(console, f"{time.monotonic() - began:.0f} s in all")
     return failed
-
-
-def in_words(agreement: Agreement) -> str:
-    words = f"{agreement.equal:,} equal" + (f", {agreement.deleted} deleted" if agreement.deleted else "")
-    if agreement.complete:
-        return words
-    return f"[red]{words}, {len(agreement.differing)} differing, {len(agreement.missing)} missing[/]"
-
-
-def drop_databases(servers: Mapping[str, str]) -> None:
-    for system, server in servers.items():
-        with psycopg.connect(server, autocommit=True) as admin:
-            drop_database(admin, DATABASES[system])
-
-
-def concord_for(dsns: Mapping[str, str], bootstrap: str) -> Concord:
-    name, folder = run_name(), HOME / "demo"
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "reference.log"
-    log.unlink(missing_ok=True)
-    environment = {
-        "CONCORD_NAME": name,
-        "CONCORD_STATE_DIR": str(folder),
-        "KAFKA_BOOTSTRAP": bootstrap,
-        "CRM_DSN": dsns["crm"],
-        "ERP_DSN": dsns["erp"],
-    }
-    return Concord(HERE / "concord.yaml", environment, log, folder / name)
 
 
 def work_for(args: argparse.Namespace, console: Console, concord: Concord, dsns: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -83,12 +83,19 @@ class Maker:
     def some_day(self) -> datetime:
         return self.now - timedelta(seconds=self.rng.randint(86_400, 5 * 365 * 86_400), microseconds=self.rng.randint(0, 999_999))
 
+    def tax_id(self, n: int) -> str:
+        """Of the CRM's n-th customer; the ERP has the first ones too."""
+        return shared_tax_id(n) if n < self.shared else f"CRM{n:06}"
+
+    def quantity(self) -> Decimal:
+        return Decimal(self.rng.randint(1, 60_000)) / 1000
+
     def crm(self) -> Iterable[tuple[str, str, Rows]]:
         rng, companies, persons = self.rng, self.people.companies, self.people.persons
         accounts: Rows = []
         for n in range(self.customers):
             company, created = companies[n % len(companies)], self.some_day()
-            vat = shared_tax_id(n) if n < self.shared else f"CRM{n:06}" if rng.random() < 0.85 else None
+            vat = self.tax_id(n) if n < self.shared or rng.random() < 0.85 else None
             kind = "customer" if vat else rng.choice(["customer", "prospect", "competitor"])
             accounts.append(
                 (self.uuid(), kind, company.name, vat, f"info{n}@{company.domain}" if rng.random() < 0.8 else None, company.phone, None,
@@ -132,7 +139,7 @@ class Maker:
             key, ordered = self.uuid(), self.now - timedelta(seconds=rng.randint(60, 5 * 86_400))
             estimate = Decimal(0)
             for number in range(1, rng.randint(1, 5) + 1):
-                product, quantity = rng.choice(products), Decimal(rng.randint(1, 60_000)) / 1000
+                product, quantity = rng.choice(products), self.quantity()
                 estimate += quantity * product[5]
                 lines.append((self.uuid(), key, number, product[0], None, quantity, product[5], rng.choice([0, 0, 5]), ordered, ordered))
             orders.append(

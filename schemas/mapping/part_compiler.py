@@ -138,7 +138,8 @@ class PartCompiler:
         given_above = written if config.of is None else {}
         expressed = binding.insert if config.of is None else binding.parts[config.of].insert
         linked_by_hand = config.parent is not None and any(column in given_above or column in expressed for column in link)
-        made = bool(written_here) and not config.aggregate and not linked_by_hand
+        required = any(texts and None not in texts for texts in counted.values()) and not config.aggregate and not linked_by_hand
+        made = (bool(written_here) and not config.aggregate and not linked_by_hand) or required
         if made:
             filled = set(link) if config.child is not None else set()
             self._not_null(where, table, {*written_here, *insert, *always, *filled})
@@ -173,6 +174,7 @@ class PartCompiler:
             scope=scope,
             empty=config.empty,
             made=made,
+            required=required,
             _tests=tests,
             _key=tuple(key_form(key) for column in table.primary_key if (key := table.column(column)) is not None),
             _link=tuple(None if (linking := holder.column(at)) is None or prefix else key_form(linking) for at in link),

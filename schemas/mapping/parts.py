@@ -168,6 +168,7 @@ class Part:
     scope: Mapping[str, tuple[str | None, ...]]  # column → the texts that count
     empty: Literal["blank", "delete"]
     made: bool  # whether a sink may insert a row of it
+    required: bool  # the root counts only with it, so that it is inserted with the root, whatever its fields are, and stays
     _tests: tuple[Test, ...]
     _key: tuple[Callable[[str], str] | None, ...]  # normal form of each key column
     _link: tuple[Callable[[str], str] | None, ...]  # of each link column

@@ -141,6 +141,28 @@ def test_what_a_part_inserts_counts() -> None:
     assert not binding.part["rates"].made
 
 
+def test_a_part_without_which_the_root_would_not_count_is_made_though_no_field_is_in_it() -> None:
+    parts = {**PARTS, "email": {**PARTS["email"], "insert": {"value": "x"}}}
+    fields = {name: rules for name, rules in FIELDS.items() if name != "email"}
+    kept = {name: part for name, part in parts.items() if name in ("address", "email", "rates", "group")}
+
+    def email(where: dict[str, Any]) -> Part:
+        entities = {"customer": {"crm": {"table": "account"}, "erp": {"table": "party", "parts": kept, "where": where}, "fields": fields}}
+        tables = {str(table): table for table in (PARTY, ADDRESS, CONTACT, GROUP, RATE)}
+        return (
+            compile_config(parse(a_config(entities)), {"crm": {str(ACCOUNT): ACCOUNT}, "erp": tables})
+            .entities["customer"]
+            .bindings["erp"]
+            .part["email"]
+        )
+
+    assert not email({}).made
+    counting = email({"email.type": "email"})
+    assert counting.made
+    assert counting.required
+    assert not email({"email.value": [None, "x"]}).required  # the root counts without it too
+
+
 def test_a_parent_that_somebody_else_points_at_is_not_made() -> None:
     fields = {**FIELDS, "group": {"crm": "orders", "erp": "group"}, "group_name": {"crm": "email", "erp": "group.name"}}
     del fields["email"]
