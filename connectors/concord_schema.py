@@ -21,6 +21,7 @@ from typing import Any
 import psycopg
 
 from connectors.source.snapshot import MIGRATION as SNAPSHOT
+from connectors.source.snapshot import REQUESTS
 from schemas.errors import UnfitDatabase
 
 LOCK = 0x434F4E43  # "CONC": pg_advisory_xact_lock of whoever migrates
@@ -85,7 +86,7 @@ CREATE TABLE concord.dead_letter (
 );
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, SNAPSHOT)
+MIGRATIONS: tuple[str, ...] = (_FIRST, SNAPSHOT, REQUESTS)
 LATEST = len(MIGRATIONS)
 
 

@@ -346,6 +346,55 @@ def verify(file: Path, debug: bool, as_json: bool, entities: tuple[str, ...], li
     return OK if report.equal else NOT_OK
 
 
+@command(cli, "snapshot", report=True)
+@click.argument("system")
+@click.argument("table")
+@click.option(
+    "--where", "conditions", multiple=True, metavar="CONDITION", help="Only rows for which COLUMN=VALUE (or <, <=, >, >=, is null)."
+)
+@click.option("--vanished", is_flag=True, help="Also send deletes for rows that we know and that are not in the table any more.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until Kafka has the rows.")
+def snapshot(
+    file: Path, debug: bool, as_json: bool, system: str, table: str, conditions: tuple[str, ...], vanished: bool, wait: bool
+) -> int:
+    """Read rows of a table again, while everything runs.
+
+    The source of the system reads them between watermarks in its log, beside what it streams: what was committed meanwhile is never
+    overwritten by an older row. It goes on after a crash, may be asked for as often as you like, and waits in the database when the source
+    does not run. Several conditions must all hold; several = of one column mean one of these values. Rows that the mapping leaves out are
+    read and passed over.
+
+    Use it after something was changed behind the log's back, for rows whose events were dead-lettered, or when a replay would have to reach
+    further back than the topics do. A row that is read again is older than every edit, but for the edits that were made on top of what we
+    wrote.
+
+    \b
+      concord snapshot crm account
+      concord snapshot erp public.partner --where kind=customer --where 'id>=4000' --no-wait
+      concord snapshot erp partner --vanished
+
+    Exit status 1 when it could not be read, or nobody reads it now.
+    """
+    from console import snapshot as asking
+    from console import wiring
+
+    config = wiring.open_config(file)
+    if system not in config.systems:
+        raise click.BadParameter(f"{system!r}: {file} has the systems {', '.join(config.systems)}", param_hint="SYSTEM")
+    if vanished and conditions:
+        raise click.UsageError("--vanished compares the whole table: leave out --where")
+    asked = asking.ask(config, system, table, conditions, vanished)
+    if not wait:
+        found = asking.Progress(asking.State.ASKED, 0)
+    elif as_json or not sys.stderr.isatty():
+        found = asking.follow(config, asked)
+    else:
+        with Console(stderr=True).status(asking.sentence(asked, asking.Progress(asking.State.ASKED, 0))) as line:
+            found = asking.follow(config, asked, lambda progress: line.update(asking.sentence(asked, progress)))
+    say_json(asking.to_json(asked, found)) if as_json else click.echo(asking.sentence(asked, found))
+    return OK if found.state is asking.State.DONE or not wait else NOT_OK
+
+
 @cli.group("dead")
 def dead() -> None:
     """What could not be applied as it is, and why.

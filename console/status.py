@@ -98,11 +98,12 @@ def read_database(connection: psycopg.Connection[tuple[Any, ...]], config: Confi
     if not concord_schema.version(connection):
         return Database(**told)
     snapshots = connection.execute(
-        "SELECT table_name, done, rows FROM concord.snapshot WHERE pipeline = %s", (config.systems[system].slot,)
+        "SELECT table_name, bool_and(done), sum(rows) FILTER (WHERE predicate = '') FROM concord.snapshot WHERE pipeline = %s GROUP BY 1",
+        (config.systems[system].slot,),
     )
     return Database(
         ready=True,
-        snapshots={name: (done, rows) for name, done, rows in snapshots},
+        snapshots={name: (done, int(rows or 0)) for name, done, rows in snapshots},
         progress=progress_of(connection),
         parked=dict(connection.execute("SELECT entity, count(*) FROM concord.parked GROUP BY 1").fetchall()),
         dead=dict(connection.execute("SELECT entity, count(*) FROM concord.dead_letter GROUP BY 1").fetchall()),

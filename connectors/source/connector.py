@@ -36,7 +36,7 @@ from connectors.source.pgoutput import Begin, Commit, Message, Origin, Relation,
 from connectors.source.relations import DatabaseCatalog
 from connectors.source.replication import KEEPALIVE, PAYLOAD, STARTS, ReplicationStream, keepalive, open_stream
 from connectors.source.slot import create_slot, drop_slot, ensure_publication, slot_state, usable
-from connectors.source.snapshot import Aborted, Chunk, SnapshotStore, Snapshotter, parse_watermark
+from connectors.source.snapshot import CHANNEL, Aborted, Chunk, SnapshotStore, Snapshotter, parse_watermark
 from schemas.dead import DEAD_SCHEMA, DeadLetter, Where
 from schemas.errors import ConcordError, Retriable, SlotLost
 from schemas.metrics import EVENTS, LAG_SECONDS, RETAINED_WAL, State
@@ -152,6 +152,24 @@ class _Waker:
         self._theirs.close()
 
 
+class _Ending(threading.Event):
+    """Set when a stream has ended; a thread that waits on sockets can wait for it too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waker = _Waker()
+
+    def set(self) -> None:
+        super().set()
+        self._waker.wake()
+
+    def fileno(self) -> int:
+        return self._waker.fileno()
+
+    def close(self) -> None:
+        self._waker.close()
+
+
 @dataclass(slots=True)
 class _Window:
     """Between the low and the high watermark of a chunk."""
@@ -235,7 +253,7 @@ class Source:
             stream = open_stream(settings.dsn, settings.session, settings.slot, settings.publication)
             self._chunks, self._sent_chunks, self._window = {}, deque(), None
             self._recent.clear()
-            aborted = threading.Event()
+            aborted = _Ending()
             threads = [
                 threading.Thread(target=self._beside, args=(work, aborted), name=f"{settings.system} {name}", daemon=True)
                 for name, work in (("snapshot", self._snapshot), ("caretaker", self._take_care))
@@ -256,6 +274,8 @@ class Source:
                 stream.close()
                 for thread in threads:
                     thread.join(STOP_SECONDS)
+                if not any(thread.is_alive() for thread in threads):
+                    aborted.close()
 
     def _prepare(self, conn: psycopg.Connection[Any], store: SnapshotStore) -> None:
         """Publication, then slot, then what is to be read."""
@@ -445,7 +465,7 @@ class Source:
 
     # beside the reader
 
-    def _beside(self, work: Callable[[threading.Event], None], aborted: threading.Event) -> None:
+    def _beside(self, work: Callable[[_Ending], None], aborted: _Ending) -> None:
         """A thread's work; its error ends the stream, and `run` decides what then."""
         try:
             work(aborted)
@@ -456,21 +476,29 @@ class Source:
                 self._failed = error
                 self._waker.wake()
 
-    def _snapshot(self, aborted: threading.Event) -> None:
+    def _snapshot(self, aborted: _Ending) -> None:
         settings = self.settings
-        with self._connect() as conn:
+        with self._connect() as conn, selectors.DefaultSelector() as selector:
+            asked = threading.Event()
+            conn.add_notify_handler(lambda _: asked.set())
+            with translated("listening for what is asked for"):
+                conn.execute(f"LISTEN {CHANNEL}".encode())
+            selector.register(conn.fileno(), selectors.EVENT_READ)
+            selector.register(aborted.fileno(), selectors.EVENT_READ)
             store = SnapshotStore(conn, settings.slot)
             snapshotter = Snapshotter(
                 conn, settings.system, store, self._hand_over, lambda schema, table: settings.linked.get((schema, table), ()), aborted
             )
             while not aborted.is_set():
                 snapshotter.run_pending(list(settings.tables))
-                aborted.wait(settings.heartbeat_seconds)  # a table may be asked for again at any time
+                if not asked.is_set():  # else a notification came with an answer, and the socket tells nothing any more
+                    selector.select(settings.heartbeat_seconds)
+                asked.clear()
 
     def _hand_over(self, chunk: Chunk) -> None:
         self._chunks[chunk.id] = chunk
 
-    def _take_care(self, aborted: threading.Event) -> None:
+    def _take_care(self, aborted: _Ending) -> None:
         settings = self.settings
         with self._connect() as conn:
             while not aborted.is_set():

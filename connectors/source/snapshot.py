@@ -63,6 +63,18 @@ CREATE TABLE concord.snapshot (
 );
 """
 
+# A table can be asked for whole and, beside that, some rows of it. `id` is new with every asking: a pass that was overtaken by another
+# asking notes nothing any more.
+REQUESTS = """
+ALTER TABLE concord.snapshot
+    DROP CONSTRAINT snapshot_pkey,
+    ADD PRIMARY KEY (pipeline, table_name, predicate),
+    ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY,
+    ADD COLUMN error text;                    -- why it could not be taken, once it is done all the same
+"""
+
+CHANNEL: Final = "concord_snapshot"  # NOTIFY: something was asked for
+
 
 @dataclass(slots=True)
 class Chunk:
@@ -105,6 +117,11 @@ class Progress:
     last_key: tuple[str, ...] | None
     predicate: str
     vanished: bool
+    id: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.schema}.{self.table}"
 
 
 @dataclass(slots=True)
@@ -129,53 +146,66 @@ class SnapshotStore:
             )
 
     def read_all_again(self) -> None:
-        """Every table from its beginning, and what vanished."""
+        """Every table from its beginning, and what vanished. What somebody has asked for besides begins anew too."""
         with translated("writing concord.snapshot"):
             self.conn.execute(
-                "UPDATE concord.snapshot SET last_key = NULL, predicate = '', vanished = true, done = false, rows = 0, "
-                "started_at = clock_timestamp(), finished_at = NULL WHERE pipeline = %s",
+                "UPDATE concord.snapshot SET last_key = NULL, rows = 0, id = DEFAULT, vanished = predicate = '', done = false, "
+                "started_at = clock_timestamp(), finished_at = NULL WHERE pipeline = %s AND (predicate = '' OR NOT done)",
                 (self.slot,),
             )
 
-    def request(self, schema: str, table: str, predicate: str = "") -> None:
-        """Reads a table again, or the rows of it that the SQL predicate names, while it is live."""
-        with translated("writing concord.snapshot"):
-            self.conn.execute(
-                "INSERT INTO concord.snapshot (pipeline, table_name, predicate) VALUES (%s, %s, %s) ON CONFLICT (pipeline, table_name) "
-                "DO UPDATE SET last_key = NULL, predicate = excluded.predicate, done = false, rows = 0, started_at = clock_timestamp(), "
-                "finished_at = NULL",
-                (self.slot, f"{schema}.{table}", predicate),
-            )
+    def request(self, schema: str, table: str, predicate: str = "", vanished: bool = False) -> int:
+        """Reads a table again, or the rows of it that the SQL predicate names, while it is live; returns the asking's id.
+
+        `vanished`: and sends deletes for linked rows that are not there. The source is woken.
+        """
+        with translated("writing concord.snapshot"), self.conn.transaction():
+            row = self.conn.execute(
+                "INSERT INTO concord.snapshot AS s (pipeline, table_name, predicate, vanished) VALUES (%s, %s, %s, %s) "
+                "ON CONFLICT (pipeline, table_name, predicate) DO UPDATE SET last_key = NULL, done = false, rows = 0, id = DEFAULT, "
+                "error = NULL, vanished = excluded.vanished OR s.vanished, started_at = clock_timestamp(), finished_at = NULL "
+                "RETURNING id",
+                (self.slot, f"{schema}.{table}", predicate, vanished),
+            ).fetchone()
+            self.conn.execute("SELECT pg_notify(%s, %s)", (CHANNEL, self.slot))
+        assert row is not None
+        return int(row[0])
 
     def pending(self, tables: Iterable[tuple[str, str]]) -> list[Progress]:
-        """Of these tables the ones that are not finished, in that order."""
+        """Of these tables what is not finished: rows that were asked for by name first, then whole tables in that order."""
+        places = {f"{schema}.{table}": (number, schema, table) for number, (schema, table) in enumerate(tables)}
         with translated("reading concord.snapshot"):
             rows = self.conn.execute(
-                "SELECT table_name, last_key, predicate, vanished FROM concord.snapshot WHERE pipeline = %s AND NOT done", (self.slot,)
+                "SELECT table_name, last_key, predicate, vanished, id FROM concord.snapshot WHERE pipeline = %s AND NOT done", (self.slot,)
             ).fetchall()
-        found = {name: (key, predicate, vanished) for name, key, predicate, vanished in rows}
-        return [
-            Progress(schema, table, None if key is None else tuple(key), predicate, vanished)
-            for schema, table in tables
-            if f"{schema}.{table}" in found
-            for key, predicate, vanished in [found[f"{schema}.{table}"]]
-        ]
-
-    def note(self, progress: Progress, last_key: Sequence[str] | None, rows: int) -> None:
-        with translated("writing concord.snapshot"):
-            self.conn.execute(
-                "UPDATE concord.snapshot SET last_key = coalesce(%s, last_key), rows = rows + %s WHERE pipeline = %s AND table_name = %s "
-                "AND predicate = %s",
-                (None if last_key is None else list(last_key), rows, self.slot, f"{progress.schema}.{progress.table}", progress.predicate),
+        found = [
+            (
+                predicate == "",
+                places[name][0],
+                id_,
+                Progress(*places[name][1:], None if key is None else tuple(key), predicate, vanished, id_),
             )
+            for name, key, predicate, vanished, id_ in rows
+            if name in places
+        ]
+        return [progress for _, _, _, progress in sorted(found, key=lambda one: one[:3])]
 
-    def finish(self, progress: Progress) -> None:
-        """Unless it was asked for again meanwhile, with another predicate."""
+    def note(self, progress: Progress, last_key: Sequence[str] | None, rows: int) -> bool:
+        """Whether it is still wanted: False when it was asked for anew meanwhile."""
+        with translated("writing concord.snapshot"):
+            noted = self.conn.execute(
+                "UPDATE concord.snapshot SET last_key = coalesce(%s, last_key), rows = rows + %s WHERE pipeline = %s AND id = %s",
+                (None if last_key is None else list(last_key), rows, self.slot, progress.id),
+            )
+        return noted.rowcount > 0
+
+    def finish(self, progress: Progress, error: str | None = None) -> None:
+        """Unless it was asked for anew meanwhile."""
         with translated("writing concord.snapshot"):
             self.conn.execute(
-                "UPDATE concord.snapshot SET done = true, vanished = false, finished_at = clock_timestamp() WHERE pipeline = %s "
-                "AND table_name = %s AND predicate = %s",
-                (self.slot, f"{progress.schema}.{progress.table}", progress.predicate),
+                "UPDATE concord.snapshot SET done = true, vanished = false, finished_at = clock_timestamp(), error = %s "
+                "WHERE pipeline = %s AND id = %s",
+                (error, self.slot, progress.id),
             )
 
 
@@ -193,22 +223,30 @@ class Snapshotter:
     refused: dict[str, str] = field(default_factory=dict)  # table → why its snapshot could not be taken
 
     def run_pending(self, tables: Sequence[tuple[str, str]]) -> None:
-        """Reads every table that is not finished. Raises Aborted when the stream ends."""
-        pending = self.store.pending(tables)
-        for done, progress in enumerate(pending):
-            metrics.SNAPSHOT_PENDING.labels(self.system).set(len(pending) - done + len(self.refused))
-            name = f"{progress.schema}.{progress.table}"
+        """Reads all that is not finished. Raises Aborted when the stream ends."""
+        tried: set[int] = set()
+        while pending := [progress for progress in self.store.pending(tables) if progress.id not in tried]:
+            metrics.SNAPSHOT_PENDING.labels(self.system).set(len(pending) + len(self.refused))
+            progress = pending[0]  # looked up anew each time: what was asked for meanwhile may come first
+            tried.add(progress.id)
             try:
                 self._table(progress)
-                self.refused.pop(name, None)
+                self.refused.pop(progress.name, None)
             except (UnfitDatabase, Refused) as error:  # I8: a table that is gone, a predicate that is no SQL; the others go on
-                if self.refused.get(name) != str(error):
-                    logger.error("%s.%s: the snapshot cannot be taken, and is tried again: %s", self.system, name, error)
-                self.refused[name] = str(error)
+                self._refuse(progress, error)
         metrics.SNAPSHOT_PENDING.labels(self.system).set(len(self.refused))
 
+    def _refuse(self, progress: Progress, error: UnfitDatabase | Refused) -> None:
+        if progress.predicate:  # whoever asked for these rows is told, and asks again
+            logger.error("%s.%s: the snapshot cannot be taken: %s", self.system, progress.name, error)
+            self.store.finish(progress, str(error))
+            return
+        if self.refused.get(progress.name) != str(error):
+            logger.error("%s.%s: the snapshot cannot be taken, and is tried again: %s", self.system, progress.name, error)
+        self.refused[progress.name] = str(error)
+
     def _table(self, progress: Progress) -> None:
-        name = f"{progress.schema}.{progress.table}"
+        name = progress.name
         logger.info("%s.%s: snapshot %s", self.system, name, "goes on" if progress.last_key else "begins")
         rows = 0
         last_key = progress.last_key
@@ -216,7 +254,9 @@ class Snapshotter:
             chunk = self._between_watermarks(partial(self._read, progress, last_key))
             rows += len(chunk.rows)
             last_key = chunk.last_key if chunk.last_key is not None else last_key
-            self.store.note(progress, last_key, len(chunk.rows))
+            if not self.store.note(progress, last_key, len(chunk.rows)):
+                logger.info("%s.%s: asked for anew, the snapshot begins again", self.system, name)
+                return
             if chunk.complete:
                 break
         if progress.vanished:
@@ -249,10 +289,10 @@ class Snapshotter:
         oid = catalog.oid_of(progress.schema, progress.table)
         facts = None if oid is None else catalog.table(oid)
         if facts is None:
-            raise UnfitDatabase(f"table {progress.schema}.{progress.table} is not there any more: take it out of the configuration")
+            raise UnfitDatabase(f"table {progress.name} is not there any more: take it out of the configuration")
         table = captured_table(self.system, relation_of(facts), facts)
         if not table.primary_key:
-            raise UnfitDatabase(f"table {progress.schema}.{progress.table} has no primary key: its rows cannot be told apart")
+            raise UnfitDatabase(f"table {progress.name} has no primary key: its rows cannot be told apart")
         return facts, table
 
     def _read(self, progress: Progress, after: Sequence[str] | None, chunk_id: str) -> Chunk:
@@ -266,7 +306,7 @@ class Snapshotter:
             sql.Literal(CHUNK_ROWS),
         )
         chunk = Chunk(table, [], id=chunk_id, complete=True)
-        with translated(f"reading {progress.schema}.{progress.table}"), self.conn.transaction():
+        with translated(f"reading {progress.name}"), self.conn.transaction():
             self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             chunk.open_transactions = self._open_transactions()
             size = 0
@@ -331,9 +371,7 @@ class Snapshotter:
                     break
                 after = last[0]
         if found:
-            logger.warning(
-                "%s.%s.%s: %s linked rows were deleted unseen, deletes sent", self.system, progress.schema, progress.table, found
-            )
+            logger.warning("%s.%s: %s linked rows were deleted unseen, deletes sent", self.system, progress.name, found)
         return found
 
     def _read_vanished(
@@ -348,7 +386,7 @@ class Snapshotter:
         facts, table = self._facts(progress)
         chunk = Chunk(table, [], vanished=True, id=chunk_id, complete=True)
         last.clear()
-        with translated(f"comparing concord.key with {progress.schema}.{progress.table}"), self.conn.transaction():
+        with translated(f"comparing concord.key with {progress.name}"), self.conn.transaction():
             self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             chunk.open_transactions = self._open_transactions()
             linked = self.conn.execute(
