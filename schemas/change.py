@@ -3,7 +3,7 @@
 On the wire it is JSON (the topic is ours alone; see docs/decisions/0002):
 
     {"system": "crm", "key": "4711", "op": "u", "pos": "<32 hex>", "ts": 1763910000123456, "origin": null,
-     "values": {"name": "Acme", "limit": "1000"}, "positions": {"street": "<32 hex>"}}
+     "values": {"name": "Acme", "limit": "1000"}, "positions": {"street": "<40 hex>"}, "at": "<32 hex>", "part": "address"}
 """
 
 from __future__ import annotations
@@ -51,13 +51,20 @@ class Change:
     system: str
     key: str  # of the row in that system: the key column's text, several as a JSON array of texts
     op: Op
-    position: str  # str(Position): compares like the position itself
+    position: str  # of the row: str(Position), and of the parts that decide whether it counts; compares with others of the same row
     ts_us: int  # commit time by that system's clock, µs since 1970
     origin_hlc: int | None  # None: somebody's edit. Else our own write: the highest hlc of what it applied
     values: Mapping[str, Canonical] | None  # None when op is DELETE. A field may be absent: not known (unchanged TOAST)
-    positions: Mapping[str, str] = field(default_factory=dict)  # only fields whose position differs from `position` (parts)
+    positions: Mapping[str, str] = field(default_factory=dict)  # of fields in parts: compares with others of the same field and row
     was: str | None = None  # the key that the row had until now, when this change is one of its key
     left: bool = False  # of a DELETE: the row is still there, it only does not count any more. It may come back with what it had
+    at: str = ""  # where the event stands in the log, if that is not `position`: it was one of a part
+    part: str = ""  # the part whose row the event was about; '': the root's
+
+    @property
+    def log_position(self) -> str:
+        """Where the event stands in its system's log: str(Position)."""
+        return self.at or self.position
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -71,6 +78,8 @@ class Change:
             **({"positions": self.positions} if self.positions else {}),
             **({"was": self.was} if self.was is not None else {}),
             **({"left": True} if self.left else {}),
+            **({"at": self.at} if self.at else {}),
+            **({"part": self.part} if self.part else {}),
         }
 
     def encode(self) -> bytes:
@@ -91,6 +100,8 @@ def change_from_json(doc: Mapping[str, Any]) -> Change:
             positions=doc.get("positions", {}),
             was=doc.get("was"),
             left=doc.get("left", False),
+            at=doc.get("at", ""),
+            part=doc.get("part", ""),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SchemaError(f"not a change: {error!r}") from error

@@ -6,14 +6,19 @@ State of one thing, as merge's table keeps it (JSON; lists and tuples mean the s
      "exists":   entry | None,
      "replicas": {system: {"seen": [(position, hlc), …], "rows": {key: row}}}}
 
-    entry = (value, hlc, rank, owned, won_hlc, won_rank, count, system, position[, UNSAID])
+    entry = (value, hlc, rank, owned, won_hlc, won_rank, count, system, position[, unsaid])
               the six after the value are a `schemas.golden.Version`; system and position: of the write that the value comes from.
-              UNSAID: a null that came with the row (its insert, or when it was first seen), not one that somebody wrote over a value
-    row   = (position, last, alive, values, positions, decided)
+              unsaid: the stamp (owned, hlc, rank) of a null that came with the row (its insert, or when it was first seen), and that
+              nobody wrote over a value; such an entry's version says that nothing has won
+    row   = (position, last, alive, values, positions, decided[, parts])
               what a system was last observed to hold under one row key. last: hlc of the row's last edit. values: {} when it is gone;
               what it held when it only left scope, so that what comes back with it unchanged is nobody's edit.
               positions: only of fields whose position is not the row's (unchanged TOAST values, parts).
               decided: the fields that this system owns and has given their value in this row itself
+              parts: of a row with parts. {"last": {part: hlc of its last edit}, "unsaid": [fields whose part has not been seen yet]}
+
+    A replica of a system with parts has besides: "parts": {part: seen}, since the rows of two tables are not read in the order of the log;
+    and "told": {field: values}, see `_is_ours`.
 
 I7: whatever the order and multiplicity in which the changes of a thing arrive, its record ends the same: a
 version is a function of the set of writes.
@@ -23,10 +28,11 @@ The rules are those of DESIGN §4.4. Each is named where it is kept:
   replica       what a system holds is remembered per row key; its current row is the live one with the highest position
   position      a change says nothing about a field whose position is not newer than the one held (I3)
   diff          a change edits the fields in which it differs from the replica, not all that the row image carries
-  echo          a change under our own origin updates the replica and edits nothing (I5), but for what the target itself made (_made_there)
+  echo          a change under our own origin updates the replica and edits nothing (I5), but for what we have not written (_not_ours)
   hlc-seen      an edit is stamped later than what its system had applied before it, by its log
   hlc-last      … and later than the row's edit before it
   first-sight   a row, or a field, first seen by anything but its insert is older than every edit
+  unsaid        a null that came with its row says nothing, and loses to whatever somebody said, whoever that is
   owner         the owner's latest write wins over anybody's; which of its own is the latest, its log says
   count         a version grows with every write folded in, won or lost, so that a lost write is overwritten again
   level         after every change each system that differs from golden is a target, not only when golden changed
@@ -37,7 +43,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from schemas.change import Canonical, Change, Op
 from schemas.conflicts import EXISTS, Conflict, Rule, Side
@@ -49,13 +55,14 @@ Row = Sequence[Any]
 Write = tuple[Canonical, int, int, int, str, str]  # value, hlc, rank, owned, system, position
 
 FIRST_SIGHT = 1  # hlc of what was there before anybody looked: older than every clock
-UNSAID = 1  # nothing was said about the field; loses to a value without a conflict
+KEPT_TOLD = 8  # values of a field that a system was told and that have not come back, see `_is_ours`
 KEPT_GONE_ROWS = 16  # per system and thing, see `_forget_gone_rows`
 KEPT_SEEN = 8  # see `_seen_since`
 
 _MISSING: Any = object()
 _NO_ROW: Row = ("", 0, False, {}, {}, ())
 _NO_REPLICA: dict[str, Any] = {"seen": (), "rows": {}}
+_NO_PARTS: Mapping[str, Any] = {}
 _NOTHING: ThingState = {"fields": {}, "exists": None, "replicas": {}}
 
 
@@ -77,6 +84,9 @@ class Rules:
     generated: Mapping[str, frozenset[str]] = field(default_factory=dict)  # per system: fields that its insert makes a value for
     delete: str = "propagate"  # or "soft", "ignore"
     soft: Mapping[str, Canonical] = field(default_factory=dict)  # of delete == "soft": what a live row of a dead thing must hold
+    parts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # per system: the part that a field is read from, not the root
+    # per system: fields in rows that other things have too (a part that many share, or that is a thing of its own)
+    shared: Mapping[str, frozenset[str]] = field(default_factory=dict)
     # same(system, field, golden value, value held there): equal in that system's own representation? Equal values never need asking.
     same: Callable[[str, str, Canonical, Canonical], bool] = equal
 
@@ -107,47 +117,58 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     replica = before["replicas"].get(system, _NO_REPLICA)
     rows: Mapping[str, Row] = replica["rows"]
     held = rows.get(key, _NO_ROW)
-    if held is _NO_ROW and change.was is not None:
-        held = rows.get(change.was, _NO_ROW)  # the row has got a new key: what it held goes with it
-    fresh = _fresh(change, held)
+    moved = held is _NO_ROW and change.was is not None and change.was in rows
+    if moved:
+        held = rows[cast(str, change.was)]  # the row has got a new key: what it held goes with it
+    fresh = _fresh(change, held, moved)
     if fresh is None:
         return Folded(state, None, (), End.SUPERSEDED)  # position: I3
-    _, last, was_alive, old, _, decided = held
-    at = max(position, *change.positions.values()) if change.positions else position
-    seen = replica["seen"]
+    _, last, was_alive, old, _, decided = held[:6]
+    of_part = rules.parts.get(system, _NO_PARTS)
+    lasts, unsaid = _parts_of(held)
+    at, part = change.log_position, change.part
+    seen = replica["seen"] if not part else replica.get("parts", _NO_PARTS).get(part, ())
     if change.origin_hlc is not None:
-        seen = _with_seen(seen, position, change.origin_hlc)
+        seen = _with_seen(seen, at, change.origin_hlc)
 
     edited = [name for name, value in fresh.items() if name not in old or old[name] != value]  # diff
     gone = change.values is None
     echo = change.origin_hlc is not None
-    edits = _made_there(change, edited, decided, fields, rules) if echo else edited
+    told = replica.get("told", _NO_PARTS)
+    if echo:
+        edits, told = _not_ours(change, edited, held, fields, told, rules)
+    else:
+        edits = edited
     conflicts: list[Conflict] = []
     deleted = gone and not echo and rules.delete != "ignore" and (was_alive or held is _NO_ROW)
     won = False
     if edits or deleted:
         rank = rules.ranks[system]
         first_sight = change.op is Op.READ or (change.op is Op.UPDATE and not was_alive)
-        # hlc-seen, hlc-last. An echo's own writes were made on top of what it brought.
-        after = max(_seen_before(seen, at, echo) + 1, last + 1)
-        hlc = max(FIRST_SIGHT if first_sight else change.ts_us, after)
+        # hlc-seen. An echo's own writes were made on top of what it brought.
+        earliest = max(FIRST_SIGHT if first_sight else change.ts_us, _seen_before(seen, at, echo) + 1)
+        stamps = {part: max(earliest, (lasts.get(part, 0) if part else last) + 1)}  # hlc-last, of the row in which it happened
         if edits:
             fields = dict(fields)
         for name in edits:
             value = fresh[name]
-            stamp = FIRST_SIGHT if change.op is Op.READ and was_alive and name not in old else hlc
-            write: Write = (value, stamp, rank, int(rules.owners.get(name) == system), system, position)
+            where = of_part.get(name, "")
+            if where not in stamps:
+                stamps[where] = max(earliest, (lasts.get(where, 0) if where else last) + 1)
+            newly = change.op is Op.READ and was_alive and (name not in old or name in unsaid)
+            stamp = FIRST_SIGHT if newly else stamps[where]
+            of_field = f"{position},{change.positions[name]}" if name in change.positions else position
+            write: Write = (value, stamp, rank, int(rules.owners.get(name) == system), system, of_field)
             standing = fields.get(name)
-            entry = folded(standing, write)
-            mine = entry[7] == system and entry[8] == position
-            fields[name] = (*entry, UNSAID) if mine and value is None and name not in old else entry
+            entry = fields[name] = folded(standing, write, unsaid=value is None and name not in old)
+            mine = entry[7] == system and entry[8] == of_field
             won = won or mine
             if standing is not None and standing[7] != system and standing[0] != value:
-                conflict = _conflict(link, change, rules, name, standing, write, old.get(name, _MISSING))
+                conflict = _conflict(link, change, rules, name, standing, write, old.get(name, _MISSING), mine)
                 if conflict is not None:
                     conflicts.append(conflict)
         if not echo:
-            write = (not gone, hlc, rank, int(rules.exists_owner == system), system, position)
+            write = (not gone, stamps[part], rank, int(rules.exists_owner == system), system, position)
             standing = exists
             exists = folded(standing, write)
             won = won or (gone and exists[7] == system and exists[8] == position)
@@ -155,24 +176,36 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
                 clash = _clash_of_existence(link, change, rules, fields, standing, write, old)
                 if clash is not None:
                     conflicts.append(clash)
-        last = hlc
+        last = stamps.pop("", last)
+        if stamps:
+            lasts = {**lasts, **stamps}
 
     decides = [name for name in edits if rules.owners.get(name) == system and name not in decided]
-    row = _row(change, held, fresh, last, (*decided, *decides) if decides else decided)
+    row = _row(change, held, fresh, last, (*decided, *decides) if decides else decided, lasts)
     new_rows = dict(rows)
     if change.was is not None and change.was != key and change.was in rows and rows[change.was][0] < position:
         new_rows[change.was] = (position, rows[change.was][1], False, {}, {}, ())
     new_rows[key] = row
     new_rows = _forget_gone_rows(new_rows)
-    replicas = {**before["replicas"], system: {"seen": _seen_since(seen, new_rows), "rows": new_rows}}
-    after_it: ThingState = {"fields": fields, "exists": exists, "replicas": replicas}
+    after: dict[str, Any] = {**replica, "rows": new_rows}
+    if not part:
+        after["seen"] = _seen_since(seen, new_rows)
+    elif seen:
+        after["parts"] = {**replica.get("parts", _NO_PARTS), part: seen[-KEPT_SEEN:]}
+    if told is not _NO_PARTS:
+        after["told"] = told
+    replicas = {**before["replicas"], system: after}
 
     record = None
+    after_it: ThingState = {"fields": fields, "exists": exists, "replicas": replicas}
     if fields and exists is not None:
         here = {name: _current(each["rows"]) for name, each in replicas.items() if each["rows"]}
         targets = _targets(fields, exists[0], here, rules)  # level
-        told = key not in rows or _told_differently(before, fields, exists)
-        if targets or told:
+        for target in targets:
+            if target in rules.shared:
+                replicas[target] = _with_told(replicas.get(target, _NO_REPLICA), fields, rules.shared[target])
+        news = key not in rows or _told_differently(before, fields, exists)
+        if targets or news:
             record = _record(link, rules.entity, after_it, here, targets, change)
     edited_something = End.EDIT if won else End.SUPERSEDED
     nothing = End.ECHO if echo else End.UNCHANGED
@@ -180,81 +213,146 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     return Folded(after_it, record, tuple(conflicts), end)
 
 
-def folded(standing: Entry | None, write: Write) -> Entry:
+def folded(standing: Entry | None, write: Write, unsaid: bool = False) -> Entry:
     """One more write to a field. The outcome is a function of the set of writes, and the version grows with each (count)."""
     value, hlc, rank, owned, system, position = write
     if standing is None:
+        if unsaid:
+            return (value, hlc, rank, 0, 0, 0, 1, system, position, (owned, hlc, rank))
         return (value, hlc, rank, owned, hlc, rank, 1, system, position)
     stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count, by, since = standing[:9]
-    unsaid = standing[9:]
     if (hlc, rank) > (top_hlc, top_rank):
         top_hlc, top_rank = hlc, rank
+    if unsaid or len(standing) > 9:  # unsaid
+        if not unsaid:
+            return (value, top_hlc, top_rank, owned, hlc, rank, count + 1, system, position)
+        if len(standing) > 9 and (owned, hlc, rank) > tuple(standing[9]):
+            return (value, top_hlc, top_rank, 0, 0, 0, count + 1, system, position, (owned, hlc, rank))
+        return (stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count + 1, *standing[7:])
     if owned and was_owned:
         # Nobody else writes this field there, so what the owner's log says last must stand, whatever its clock said.
         latest = position > since
         if (hlc, rank) > (won_hlc, won_rank):
             won_hlc, won_rank = hlc, rank
         if latest:
-            return (value, top_hlc, top_rank, 1, won_hlc, won_rank, count + 1, by, position)
-        return (stands, top_hlc, top_rank, 1, won_hlc, won_rank, count + 1, by, since, *unsaid)
+            return (value, top_hlc, top_rank, 1, won_hlc, won_rank, count + 1, system, position)
+        return (stands, top_hlc, top_rank, 1, won_hlc, won_rank, count + 1, by, since)
     if (owned, hlc, rank) > (was_owned, won_hlc, won_rank):
         return (value, top_hlc, top_rank, owned, hlc, rank, count + 1, system, position)
-    return (stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count + 1, by, since, *unsaid)
+    return (stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count + 1, by, since)
 
 
 # ---- what is new ---------------------------------------------------------------------------------------------------------------------
 
 
-def _fresh(change: Change, held: Row) -> Mapping[str, Canonical] | None:
-    """The fields that the change knows better than the replica; {} for a delete; None when it is old altogether."""
+def _fresh(change: Change, held: Row, moved: bool) -> Mapping[str, Canonical] | None:
+    """The fields that the change knows better than the replica; {} for a delete; None when it is old altogether. `moved`: the replica is
+    that of another key, whose parts have other positions."""
     newer = change.position > held[0]
     values = change.values
     if values is None:
         return {} if newer else None
-    held_at = held[4]
-    if newer and not change.positions:
+    if newer and (moved or not change.positions):
         return values
     if not held[2] and not newer:
         return None  # the row is gone: what came before that does not matter
-    held_position, position, own = held[0], change.position, change.positions
-    fresh = {name: value for name, value in values.items() if own.get(name, position) > held_at.get(name, held_position)}
+    held_at, held_position, position, own = held[4], held[0], change.position, change.positions
+    fresh = {}
+    for name, value in values.items():
+        at = own.get(name)
+        if at is None:
+            is_fresh = position > held_at.get(name, held_position)
+        else:
+            known = held_at.get(name)
+            is_fresh = known is None or at > known
+        if is_fresh:
+            fresh[name] = value
     return fresh if fresh or newer else None
 
 
-def _made_there(change: Change, edited: list[str], decided: Sequence[str], fields: Mapping[str, Entry], rules: Rules) -> list[str]:
-    """Of an echo, the fields that the target gave a value itself (docs/decisions/0006).
+def _not_ours(
+    change: Change, edited: list[str], held: Row, fields: Mapping[str, Entry], told: Mapping[str, Any], rules: Rules
+) -> tuple[list[str], Mapping[str, Any]]:
+    """Of an echo, the fields that the target gave a value itself (docs/decisions/0006), or that were written for another thing (0011). And
+    what of what it was told has not come back yet.
 
-    An insert's generated fields, when we had no value to give, or gave none because the system owns the field. And the owner's decided
-    fields in an update: no sink writes over those in the owner's row, so a trigger did.
+    An insert's generated fields, when we had no value to give, or gave none because the system owns the field. The owner's decided
+    fields in an update: no sink writes over those in the owner's row, so a trigger did. What no sink writes there at all. And what lies
+    in a row that other things share, and is not what we told it of this one.
     """
-    system = change.system
-    if change.op is Op.CREATE and system in rules.generated:
-        made = rules.generated[system]
-        return [
-            name
-            for name in edited
-            if name in made and (rules.owners.get(name) == system or (standing := fields.get(name)) is None or standing[0] is None)
-        ]
-    return [name for name in edited if name in decided] if change.op is Op.UPDATE else []
+    system, decided = change.system, held[5]
+    generated, written = rules.generated.get(system, frozenset()), rules.written.get(system, ())
+    shared = rules.shared.get(system, frozenset())
+    unsaid = _parts_of(held)[1]
+    edits = []
+    values = change.values or {}
+    for name in edited:
+        inserted = change.op is Op.CREATE or name in unsaid
+        if name in generated and inserted:
+            made = rules.owners.get(name) == system or (standing := fields.get(name)) is None or standing[0] is None
+        else:
+            made = (name in decided and change.op is Op.UPDATE) or (name not in written and values[name] is not None)
+        if name in shared and not made:
+            ours, told = _is_ours(system, name, values[name], fields.get(name), told, rules)
+            made = not ours
+        if made:
+            edits.append(name)
+    return edits, told
 
 
-def _row(change: Change, held: Row, fresh: Mapping[str, Canonical], last: int, decided: Sequence[str]) -> Row:
+def _is_ours(
+    system: str, name: str, value: Canonical, standing: Entry | None, told: Mapping[str, Any], rules: Rules
+) -> tuple[bool, Mapping[str, Any]]:
+    """Whether a value that was written under our origin was written for this thing: it is what is agreed on, or what was when a sink was
+    told. Our writes come back in the order in which they were made, so what was told before it will not come any more."""
+    values = told.get(name, ())
+    for number, one in enumerate(values):
+        if one == value or rules.same(system, name, one, value):
+            left = values[number + 1 :]
+            return True, {**told, name: left} if left else {each: told[each] for each in told if each != name}
+    return standing is None or value is None or standing[0] == value or rules.same(system, name, standing[0], value), told
+
+
+def _with_told(replica: Mapping[str, Any], fields: Mapping[str, Entry], shared: frozenset[str]) -> dict[str, Any]:
+    """What a target is told of its shared fields now."""
+    told = dict(replica.get("told", _NO_PARTS))
+    for name in shared:
+        if name in fields:
+            values = told.get(name, ())
+            if not values or values[-1] != fields[name][0]:
+                told[name] = [*values, fields[name][0]][-KEPT_TOLD:]
+    return {**replica, "told": told}
+
+
+def _parts_of(row: Row) -> tuple[Mapping[str, int], Sequence[str]]:
+    """(hlc of each part's last edit, fields whose part has not been seen yet)"""
+    return (row[6]["last"], row[6]["unsaid"]) if len(row) > 6 else (_NO_PARTS, ())
+
+
+def _row(change: Change, held: Row, fresh: Mapping[str, Canonical], last: int, decided: Sequence[str], lasts: Mapping[str, int]) -> Row:
     """The row key's replica after the change."""
-    values, position = change.values, change.position
-    held_position, _, was_alive, old, held_at, _ = held
+    values, position, own = change.values, change.position, change.positions
+    held_position, _, was_alive, old, held_at, _ = held[:6]
     newest = max(position, held_position)
     if values is None:
-        return (newest, last, False, old if change.left else {}, {}, decided if change.left else ())
-    if fresh is values and not change.positions and (not old or old.keys() <= values.keys()):
+        row: Row = (newest, last, False, old if change.left else {}, {}, decided if change.left else ())
+        return (*row, {"last": lasts, "unsaid": _parts_of(held)[1] if change.left else []}) if lasts else row
+    if fresh is values and not own and (not old or old.keys() <= values.keys()):
         return (position, last, True, values, {}, decided)  # the usual row: all its fields at one position
-    positions = {name: at for name in old if (at := held_at.get(name, held_position)) != newest}
+    positions = {name: at for name in old if (at := held_at.get(name, held_position)) != newest or name in own}
     for name in fresh:
-        at = change.positions.get(name, position)
-        if at != newest:
-            positions[name] = at
+        if name in own:
+            positions[name] = own[name]
+        elif position != newest:
+            positions[name] = position
         else:
             positions.pop(name, None)
-    return (newest, last, True if position >= held_position else was_alive, {**old, **fresh}, positions, decided)
+    row = (newest, last, True if position >= held_position else was_alive, {**old, **fresh}, positions, decided)
+    if not own:
+        return row
+    was_unsaid = _parts_of(held)[1]
+    unsaid = [name for name in own if row[3].get(name) is None and (name not in old or name in was_unsaid)]
+    return (*row, {"last": lasts, "unsaid": unsaid})
 
 
 def _forget_gone_rows(rows: dict[str, Row]) -> dict[str, Row]:
@@ -380,30 +478,29 @@ def _record(
         targets=targets,
         keys={system: key for system, (key, _) in here.items()},
         seen={system: row[3] if row[2] else None for system, (_, row) in here.items()},
-        cause=Cause(change.system, change.ts_us, change.op.value, change.key, change.position),
+        cause=Cause(change.system, change.ts_us, change.op.value, change.key, change.log_position),
     )
 
 
 # ---- conflicts ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _conflict(link: str, change: Change, rules: Rules, name: str, standing: Entry, write: Write, held: Canonical) -> Conflict | None:
+def _conflict(
+    link: str, change: Change, rules: Rules, name: str, standing: Entry, write: Write, held: Canonical, wins: bool
+) -> Conflict | None:
     """The write that is lost, if it is: two systems wrote different values, and the winner had not seen the other's.
 
-    Nothing is lost with a null that came with its row. A value that loses against one is. `held`: what the row held before this write,
-    _MISSING when that is not known.
+    Nothing is lost with a null that came with its row. `held`: what the row held before this write, _MISSING when that is not known.
     """
     system, value, other = change.system, write[0], standing[7]
     if rules.same(system, name, standing[0], value) or (
         name in rules.written.get(other, ()) and rules.same(other, name, value, standing[0])  # one of them, as the other system has it
     ):
         return None
-    wins = write[3], write[1], write[2]
-    stood = standing[3], standing[4], standing[5]
-    if wins > stood:
+    if wins:
         if held is not _MISSING and (held == standing[0] or rules.same(system, name, standing[0], held)):
             return None  # made on top of what stood
-        if len(standing) > 9:  # UNSAID
+        if len(standing) > 9:  # unsaid
             return None
         return _lost(link, change, rules, name, winner=_written(write, change.key), loser=_stood(standing))
     if value is None and held is _MISSING:

@@ -439,8 +439,8 @@ class World:
             outputs += [lambda: self.conflicts.extend(done.conflicts)] if done.conflicts else []
             return outputs, lambda: self.state[entity].__setitem__(link, self.stored(done.state))
 
-        def without_count(standing: Any, write: Any) -> Any:
-            entry = real(standing, write)
+        def without_count(standing: Any, write: Any, unsaid: bool = False) -> Any:
+            entry = real(standing, write, unsaid)
             if standing is None or entry[0] != standing[0] or entry[4:6] != tuple(standing[4:6]):
                 return (*entry[:6], 1, *entry[7:])
             return (entry[0], standing[1], standing[2], *entry[3:6], 1, *entry[7:])

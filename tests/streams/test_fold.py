@@ -338,6 +338,32 @@ def test_what_nobody_had_said_is_not_lost() -> None:
     assert values_of(folded(*history, rules=rules)) == {"name": "a", "limit": "P1", "city": "99.50"}
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.permutations([("crm", "1"), ("erp", "12")]), st.lists(st.sampled_from("cr"), min_size=2, max_size=2), st.data())
+def test_a_null_that_came_with_its_row_beats_no_value_in_whatever_order(
+    rows: list[tuple[str, str]], ops: list[str], data: st.DataObject
+) -> None:
+    """Whoever owns the field, whatever the ranks and the clocks; and versions grow."""
+    one = {name: data.draw(st.sampled_from(["a", None])) for name in FIELDS}
+    other = {name: data.draw(st.sampled_from(["b", None])) for name in FIELDS}
+    changes = [
+        a_change(system, lsn=number, op=op, ts=data.draw(st.integers(1, 9)), key=key, **values)
+        for number, ((system, key), op, values) in enumerate(zip(rows, ops, (one, other), strict=True), 1)
+    ]
+    there, back = folded(*changes), folded(*reversed(changes))
+    assert there.state is not None
+    assert back.state is not None
+    assert [entry[:7] for entry in there.state["fields"].values()] == [entry[:7] for entry in back.state["fields"].values()]
+    for name in FIELDS:
+        if one[name] is None or other[name] is None:
+            assert values_of(there)[name] == (one[name] or other[name])
+    assert not there.conflicts or all(conflict.lost.value is not None for conflict in there.conflicts)
+    first = folded(changes[0])
+    for name, entry in there.state["fields"].items():
+        assert first.state is not None
+        assert tuple(entry[1:7]) > tuple(first.state["fields"][name][1:7])
+
+
 @pytest.mark.parametrize("op", ["c", "r"])
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_null_that_came_with_its_row_is_no_lost_write_in_whatever_order(op: str, field: str) -> None:
@@ -349,9 +375,8 @@ def test_a_null_that_came_with_its_row_is_no_lost_write_in_whatever_order(op: st
 
 def test_a_value_that_loses_against_a_null_is_lost_and_so_is_a_null_that_was_written_over_a_value() -> None:
     born = (a_change(op="c", ts=1, name="a"), a_change("erp", lsn=1, op="c", ts=2, key="12", origin=1, name="a"))
-    assert lost(a_change(op="c", ts=5, name="a"), a_change("erp", lsn=1, op="c", ts=9, key="12", name=None)) == [
-        ("name", None, "a", Rule.LATER)
-    ]
+    value, null = a_change(lsn=20, ts=10, name="b"), a_change("erp", lsn=2, ts=20, key="12", name=None)
+    assert lost(*born, value, null) == lost(*born, null, value) == [("name", None, "b", Rule.LATER)]
     cleared, edited = a_change(lsn=20, ts=10, name=None), a_change("erp", lsn=2, ts=20, key="12", name="b")
     assert lost(*born, cleared, edited) == lost(*born, edited, cleared) == [("name", "b", None, Rule.LATER)]
 
@@ -384,3 +409,154 @@ def test_nothing_is_counted_twice_by_what_is_read_twice(logs: list[list[Change]]
     changes = interleaved([list(log) for log in logs], data)
     once = [change for at, change in enumerate(changes) if change not in changes[:at]]
     assert folded(*changes).conflicts == folded(*once).conflicts
+
+
+# ---- rows with parts ---------------------------------------------------------------------------------------------------------------------
+
+WITH_PARTS = replace(RULES, parts={"erp": {"city": "address"}}, owners={})
+
+
+def an_entity_row(
+    lsn: int,
+    part: str = "",
+    op: str = "u",
+    ts: int = 1000,
+    origin: int | None = None,
+    sums: int = 0,
+    root: int | None = None,
+    **values: Any,
+) -> Change:
+    """A row of the ERP whose city is read from a part. `root`: LSN of its root row."""
+    position = at(lsn if root is None else root)
+    positions = {name: f"{sums:040X}" for name in values if name == "city"}
+    return Change("erp", "12", Op(op), position, ts, origin, values, positions, at=at(lsn) if part else "", part=part)
+
+
+def test_a_part_that_is_seen_after_its_root_is_as_old_as_its_root() -> None:
+    """The ERP's row is read by a snapshot, then its part; the CRM's value was there too, and the ERP has the higher rank."""
+    crm = a_change(op="r", ts=9, name="a", city="Ulm")
+    root, part = an_entity_row(1, op="r", name="a", city=None), an_entity_row(2, "address", "r", root=1, sums=2, name="a", city="Bonn")
+    for changes in itertools.permutations([crm, root, part]):
+        if changes.index(root) < changes.index(part):
+            assert values_of(folded(*changes, rules=WITH_PARTS)) == {"name": "a", "city": "Bonn"}
+    edited = a_change(lsn=11, ts=20, name="a", city="Köln")
+    assert values_of(folded(crm, root, edited, part, rules=WITH_PARTS))["city"] == "Köln"
+    assert values_of(folded(crm, root, part, edited, rules=WITH_PARTS))["city"] == "Köln"
+
+
+def test_a_part_is_edited_when_it_was_edited_although_its_root_was_edited_since() -> None:
+    """Two tables are not read in the order of the log."""
+    born = (an_entity_row(1, op="c", ts=1, name="a", city="Ulm", sums=1), a_change(op="c", ts=2, origin=1, name="a", city="Ulm"))
+    part = an_entity_row(5, "address", ts=50, root=1, sums=5, name="a", city="Bonn")
+    root = an_entity_row(6, ts=60, name="b", city="Ulm", sums=1)
+    late = an_entity_row(5, "address", ts=50, root=6, sums=5, name="b", city="Bonn")
+    between = a_change(lsn=20, ts=55, name="a", city="Köln")
+    one = folded(*born, part, an_entity_row(6, ts=60, name="b", city="Bonn", sums=5), between, rules=WITH_PARTS)
+    other = folded(*born, root, late, between, rules=WITH_PARTS)
+    assert values_of(one) == values_of(other) == {"name": "b", "city": "Köln"}
+
+
+def test_i3_a_part_never_turns_back_and_a_root_says_nothing_new_of_it() -> None:
+    done = folded(
+        an_entity_row(1, op="c", name="a", city="Ulm", sums=1),
+        an_entity_row(5, "address", root=1, sums=5, name="a", city="Bonn"),
+        an_entity_row(6, name="b", city="Ulm", sums=1),  # told before the part's
+        an_entity_row(3, "address", root=6, sums=3, name="b", city="Köln"),
+        rules=WITH_PARTS,
+    )
+    assert values_of(done) == {"name": "b", "city": "Bonn"}
+
+
+def test_a_row_that_leaves_through_its_part_is_gone_though_its_root_is_not_newer() -> None:
+    born = an_entity_row(1, op="c", name="a", city="Ulm", sums=1)
+    inside, outside = f"{born.position},{1:040X}", f"{born.position},{2:040X}"
+    left = Change("erp", "12", Op.DELETE, outside, 9000, None, None, at=at(5), part="address", left=True)
+    done = folded(replace(born, position=inside), left, replace(born, position=inside), rules=WITH_PARTS)
+    assert done.state is not None
+    assert done.state["exists"][0] is False
+
+
+def test_a_new_row_of_the_thing_has_positions_of_its_own() -> None:
+    """The first row's group had seen many rows; the second's has seen one."""
+    moved = Change("erp", "13", Op.UPDATE, at(20), 2000, None, {"name": "a", "city": "Bonn"}, {"city": f"{1:040X}"}, was="12")
+    done = folded(an_entity_row(1, op="c", name="a", city="Ulm", sums=900), moved, rules=WITH_PARTS)
+    assert values_of(done) == {"name": "a", "city": "Bonn"}
+    again = replace(moved, position=at(30), op=Op.CREATE, was=None)
+    gone = Change("erp", "12", Op.DELETE, at(20), 2000, None, None)
+    owned = replace(WITH_PARTS, owners={"city": "erp"})
+    assert values_of(folded(an_entity_row(1, op="c", name="a", city="Ulm", sums=900), gone, again, rules=owned))["city"] == "Bonn"
+
+
+@st.composite
+def entity_rows(draw: st.DrawFn) -> tuple[list[Change], list[Change]]:
+    """The same events of a root and its part, told in two orders."""
+    events = []
+    for number in range(2, 2 + draw(st.integers(0, 6))):
+        part, ts, origin = draw(st.sampled_from(["", "address"])), draw(st.integers(1, 50)), draw(st.none() | st.integers(1, 60))
+        events.append((part, number, ts, origin, draw(st.sampled_from(["a", "b", None]))))
+    told = []
+    for _ in range(2):
+        left = {part: [event for event in events if event[0] == part] for part in ("", "address")}
+        root, sums, row = 1, 0, {"name": "n", "city": None}
+        rows = [an_entity_row(1, op="c", ts=1, **row)]
+        while any(left.values()):
+            part, number, ts, origin, value = left[draw(st.sampled_from([part for part in left if left[part]]))].pop(0)
+            row = {**row, "city" if part else "name": value}
+            root, sums = (root, sums + number) if part else (number, sums)
+            rows.append(an_entity_row(number, part, ts=ts, origin=origin, root=root, sums=sums, **row))
+        told.append(rows)
+    return told[0], told[1]
+
+
+@settings(max_examples=300, deadline=None)
+@given(entity_rows(), histories(), st.data())
+def test_i7_a_root_and_its_parts_in_any_order_end_in_the_same_record(
+    rows: tuple[list[Change], list[Change]], logs: list[list[Change]], data: st.DataObject
+) -> None:
+    one, other = (folded(*interleaved([told, logs[0]], data), rules=WITH_PARTS) for told in rows)
+    assert one.state is not None
+    assert other.state is not None
+    assert one.state["exists"][:7] == other.state["exists"][:7]
+    for name in ("name", "city"):
+        assert one.state["fields"][name][:7] == other.state["fields"][name][:7]
+
+
+# ---- rows that other things share --------------------------------------------------------------------------------------------------------
+
+SHARED = replace(WITH_PARTS, shared={"erp": frozenset({"city"})})
+
+
+def test_what_was_written_for_another_thing_is_news_and_what_was_written_for_this_one_is_not() -> None:
+    born = (
+        a_change(op="c", ts=1, name="a", city="Ulm"),
+        an_entity_row(1, op="c", ts=2, origin=1, name="a", city="Ulm", sums=1),
+    )
+    edit = a_change(lsn=20, ts=10, name="a", city="Bonn")
+    ours = an_entity_row(2, "address", ts=11, origin=10, root=1, sums=2, name="a", city="Bonn")
+    theirs = an_entity_row(3, "address", ts=12, origin=12, root=1, sums=3, name="a", city="Köln")
+    assert folded(*born, edit, ours, rules=SHARED).end is End.ECHO
+    news = folded(*born, edit, ours, theirs, rules=SHARED)
+    assert (values_of(news)["city"], record_of(news).targets) == ("Köln", ("crm",))
+
+
+def test_our_write_that_comes_back_after_the_next_edit_undoes_nothing() -> None:
+    born = (
+        a_change(op="c", ts=1, name="a", city="Ulm"),
+        an_entity_row(1, op="c", ts=2, origin=1, name="a", city="Ulm", sums=1),
+    )
+    edits = [a_change(lsn=20 + number, ts=10 + number, name="a", city=f"c{number}") for number in range(3)]
+    late = an_entity_row(2, "address", ts=500, origin=10, root=1, sums=2, name="a", city="c0")
+    done = folded(*born, *edits, late, rules=SHARED)
+    assert (values_of(done)["city"], record_of(done).targets) == ("c2", ("erp",))
+    last = folded(*born, *edits, late, an_entity_row(3, "address", ts=501, origin=12, root=1, sums=3, name="a", city="c2"), rules=SHARED)
+    assert (values_of(last)["city"], last.end) == ("c2", End.ECHO)
+    assert last.state is not None
+    assert last.state["replicas"]["erp"]["told"] == {}
+
+
+def test_what_is_never_written_there_cannot_be_ours() -> None:
+    """An order that we brought to the ERP changes what its customer has ordered there."""
+    rules = replace(WITH_PARTS, written={"crm": FIELDS, "erp": ("name",)}, owners={"city": "erp"})
+    born = (a_change(op="c", ts=1, name="a", city=None), an_entity_row(1, op="c", ts=2, origin=1, name="a", city="0", sums=1))
+    done = folded(*born, an_entity_row(2, "address", ts=3, origin=3, root=1, sums=2, name="a", city="100"), rules=rules)
+    assert (values_of(done)["city"], record_of(done).targets) == ("100", ("crm",))
