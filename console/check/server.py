@@ -1,0 +1,159 @@
+"""A server and its replication: version, settings, our slot, room for what we need, rights that are not about one table."""
+
+from __future__ import annotations
+
+from connectors import concord_schema
+from connectors.source.slot import SlotState, slot_state, usable
+from connectors.source.snapshot import SnapshotStore
+from console.check.database import Database
+from console.check.findings import About
+from schemas.errors import SlotLost, UnfitDatabase
+
+OLDEST = 14  # logical messages in pgoutput
+NEARLY_LOST = 0.25  # of max_slot_wal_keep_size left
+
+
+def too_old(db: Database) -> bool:
+    """Whether the catalogs are not those that the other checks know."""
+    if db.version < OLDEST * 10_000:
+        db.problem(About.SERVER, f"PostgreSQL {db.version // 10_000} is too old", f"Concord needs {OLDEST} or newer")
+        return True
+    return False
+
+
+def check_server(db: Database) -> None:
+    _settings(db)
+    _slot(db)
+    _room(db)
+    _rights(db)
+    _schema_version(db)
+
+
+def _settings(db: Database) -> None:
+    if (level := db.setting("wal_level")) != "logical":
+        db.problem(About.SERVER, f"wal_level is {level}", "ALTER SYSTEM SET wal_level = logical; then restart the server")
+    if db.one("SELECT pg_is_in_recovery()"):
+        db.problem(About.SERVER, "is a standby", "point dsn to the primary")
+    if db.setting("max_slot_wal_keep_size") == "-1":
+        db.note(
+            About.SERVER,
+            "max_slot_wal_keep_size is -1: while Concord is down the server keeps all its log and may fill its disk",
+            "watch retained WAL in `concord status`, or set a limit that your longest outage stays below",
+        )
+    if (timeout := db.setting("idle_replication_slot_timeout")) not in (None, "0"):  # PostgreSQL 18
+        db.note(
+            About.SERVER,
+            f"idle_replication_slot_timeout is {timeout}: if Concord is down for longer, its slot is lost and everything is read again",
+            "0, or longer than your longest outage",
+        )
+    if (encoding := db.setting("server_encoding")) != "UTF8":
+        db.note(
+            About.VALUES,
+            f"the database's encoding is {encoding}: characters that it does not have are refused, and end as dead letters",
+            "a database in UTF8, if names of other scripts are to get here",
+        )
+
+
+def _slot(db: Database) -> None:
+    name = db.told.slot
+    where = f"slot {name}"
+    before = bool(concord_schema.version(db.connection)) and SnapshotStore(db.connection, name).any()
+    try:
+        state = slot_state(db.connection, name)
+        usable(state, name, before)
+    except SlotLost as error:
+        db.problem(About.SERVER, str(error), "`concord up` does both by itself; look into why it was lost first", where)
+        return
+    except UnfitDatabase as error:
+        db.problem(About.SERVER, str(error), f"name another: systems.{db.system}.slot", where)
+        return
+    if state is None:
+        return
+    if state.database != db.name:
+        mend = f"name another: systems.{db.system}.slot"
+        db.problem(About.SERVER, f"is there for database {state.database}, not {db.name}", mend, where)
+    _slot_in_use(db, state, where)
+    _slot_nearly_lost(db, state, where)
+
+
+def _slot_in_use(db: Database, state: SlotState, where: str) -> None:
+    """Ours when Concord is running; anybody else keeps us out."""
+    reader = db.rows(
+        "SELECT a.application_name, s.active_pid FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid "
+        "WHERE s.slot_name = %s AND s.active",
+        state.name,
+    )
+    for application, pid in reader:
+        if application and not application.startswith("concord"):  # not known: a role that may not see other sessions
+            db.problem(
+                About.SERVER,
+                f"is in use by another program: {application} (pid {pid})",
+                f"name another: systems.{db.system}.slot",
+                where,
+            )
+
+
+def _slot_nearly_lost(db: Database, state: SlotState, where: str) -> None:
+    if state.safe_bytes is None:
+        return
+    limit = state.safe_bytes + state.retained_bytes
+    if state.wal_status == "unreserved" or state.safe_bytes < NEARLY_LOST * limit:
+        db.note(
+            About.SERVER,
+            f"may be lost soon: {state.safe_bytes / 2**20:.0f} MB of log can still be written, then max_slot_wal_keep_size ends it",
+            "start Concord now, or raise max_slot_wal_keep_size (SELECT pg_reload_conf())",
+            where,
+        )
+
+
+def _room(db: Database) -> None:
+    ours = bool(db.one("SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s)", db.told.slot))
+    slots, most = db.one("SELECT count(*) FROM pg_replication_slots"), int(db.setting("max_replication_slots") or 0)
+    if not ours and slots >= most:
+        db.problem(
+            About.SERVER,
+            f"all {most} replication slots are taken",
+            "drop one that nobody uses, or raise max_replication_slots and restart",
+        )
+    senders = db.one("SELECT count(*) FROM pg_stat_replication")
+    most_senders = int(db.setting("max_wal_senders") or 0)
+    streaming = bool(db.one("SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s AND active)", db.told.slot))
+    if not streaming and senders >= most_senders:
+        db.problem(About.SERVER, f"all {most_senders} WAL senders are taken", "raise max_wal_senders and restart")
+    # each sink worker has a replication origin; before PostgreSQL 18 they share max_replication_slots
+    most_origins = int(db.setting("max_active_replication_origins") or most)
+    origins = db.one("SELECT count(*) FROM pg_replication_origin")
+    has_one = db.one("SELECT EXISTS (SELECT FROM pg_replication_origin WHERE starts_with(roname, %s))", f"concord_{db.system}_")
+    if not has_one and origins >= most_origins:
+        setting = "max_active_replication_origins" if db.setting("max_active_replication_origins") else "max_replication_slots"
+        db.problem(
+            About.SERVER, f"all {most_origins} replication origins are taken", f"drop one that nobody uses, or raise {setting} and restart"
+        )
+
+
+def _rights(db: Database) -> None:
+    if db.superuser:
+        return
+    if not db.replicates:
+        db.problem(About.RIGHTS, f"role {db.role} may not replicate", f"ALTER ROLE {db.role} REPLICATION")
+    functions = db.rows(
+        "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname = ANY(%s) "
+        "AND NOT has_function_privilege(oid, 'EXECUTE') ORDER BY 1",
+        ["pg_replication_origin_create", "pg_replication_origin_session_setup", "pg_replication_origin_xact_setup"],
+    )
+    if functions:
+        named = ", ".join(row[0] for row in functions)
+        db.problem(
+            About.RIGHTS,
+            f"role {db.role} may not use replication origins, by which our own writes are told from the application's",
+            f"GRANT EXECUTE ON FUNCTION {named} TO {db.role}",
+        )
+    if not concord_schema.version(db.connection) and not db.one("SELECT has_database_privilege(current_database(), 'CREATE')"):
+        db.problem(About.RIGHTS, f"role {db.role} may not create the schema concord", f"GRANT CREATE ON DATABASE {db.name} TO {db.role}")
+
+
+def _schema_version(db: Database) -> None:
+    found = concord_schema.version(db.connection)
+    if found > concord_schema.LATEST:
+        what = f"schema concord is of version {found}, this program knows up to {concord_schema.LATEST}"
+        db.problem(About.SERVER, what, "use the newer program")
