@@ -114,7 +114,7 @@ def ensure(conn: psycopg.Connection[Any]) -> int:
             raise UnfitDatabase(f"schema concord is of version {found}, this program knows up to {LATEST}: use the newer one")
         if found == 0:
             conn.execute("CREATE SCHEMA IF NOT EXISTS concord")  # I10: nothing outside of it
-            conn.execute("CREATE TABLE concord.meta (version int NOT NULL)")
+            conn.execute("CREATE TABLE concord.meta (version int PRIMARY KEY)")  # a key, or a publication FOR ALL TABLES refuses its update
             conn.execute("INSERT INTO concord.meta VALUES (0)")
         for migration in MIGRATIONS[found:]:
             conn.execute(migration.encode())

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from connectors.catalog import read_tables
@@ -97,12 +98,16 @@ def _together(config: Config, databases: Mapping[str, Database], found: Checked,
     pipeline = _sound(config, catalogs, found)
     for system, db in databases.items():
         at = homes(pipeline, system) if pipeline is not None else []
-        _asking(db, lambda db, at=at: check_tables(db, at))
-        _asking(db, lambda db, at=at: check_inserts(db, at, rows=rows))
-        _asking(db, lambda db, at=at: check_keys(db, at))
+        _asking(db, partial(check_tables, homes=at))
+        _asking(db, partial(check_inserts, homes=at, rows=rows))
+        _asking(db, partial(check_keys, homes=at))
     if pipeline is not None:
         check_cycles(pipeline, found)
-        check_values(pipeline, databases, found, rows=rows)
+        try:
+            with translated("asking what values there are"):
+                check_values(pipeline, databases, found, rows=rows)
+        except ConcordError as error:
+            found.could_not_ask(About.VALUES, "values", first_line(error), "try again; `--no-rows` asks the catalogs only")
 
 
 def _sound(config: Config, catalogs: Mapping[str, Mapping[str, Table]], found: Checked) -> Pipeline | None:

@@ -48,8 +48,8 @@ class Database:
         self.found = found
         self.version = connection.info.server_version
         connection.execute("SET default_transaction_read_only = on")  # nothing is changed
-        self.role, self.superuser, self.replicates, self.name = self.rows(
-            "SELECT rolname::text, rolsuper, rolreplication, current_database()::text FROM pg_roles WHERE rolname = current_user"
+        self.role, self.superuser, self.name = self.rows(
+            "SELECT rolname::text, rolsuper, current_database()::text FROM pg_roles WHERE rolname = current_user"
         )[0]
 
     # --- findings
@@ -85,7 +85,21 @@ class Database:
 
     def oid(self, table: Table) -> int:
         """Of a table that is there: it was read from this database's catalog."""
-        return int(self.one("SELECT to_regclass(format('%%I.%%I', %s::text, %s::text))::oid::int8", table.schema, table.name))
+        query = "SELECT c.oid::int8 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s"
+        return int(self.one(query, table.schema, table.name))
+
+    def sequence(self, name: str, where: str) -> int | None:
+        """The sequence that the file names so, as this session finds it. None: a problem, now reported."""
+        try:
+            oid = self.one("SELECT to_regclass(%s)::oid::int8", name)
+        except psycopg.Error as error:
+            if self.connection.broken:
+                raise
+            self.found.problem(About.INSERTS, where, f"{name}: {first_line(error)}", "a sequence's name, and the right to use its schema")
+            return None
+        if oid is None:
+            self.found.problem(About.INSERTS, where, f"there is no sequence {name}", "with its schema, and quoted if need be")
+        return None if oid is None else int(oid)
 
     # --- rows
 

@@ -19,7 +19,7 @@ from schemas.config import Expression
 _INTEGERS = {"smallint", "integer", "bigint"}
 
 _SEQUENCES = """
-SELECT a.attname::text, s.oid::regclass::text, s.relname::text,
+SELECT a.attname::text, s.oid::int8, s.oid::regclass::text, s.relname::text,
        CASE WHEN has_sequence_privilege(s.oid, 'USAGE, SELECT') THEN pg_sequence_last_value(s.oid) END, q.seqstart, q.seqincrement,
        a.attidentity <> ''
 FROM (
@@ -39,6 +39,7 @@ class Numbering:
     """What a column is numbered from."""
 
     column: str
+    oid: int
     name: str  # as PostgreSQL shows it: quoted, with its schema where that is needed
     plain: str
     last: int | None  # None: never used, or not for us to know
@@ -60,7 +61,7 @@ def check_inserts(db: Database, homes: Sequence[Home], *, rows: bool) -> None:
             _never_given(db, home)
             _constants(db, home)
             _numbers(db, home, own)
-        _sequence_rights(db, home, own)
+            _default_rights(db, home, own)
     if rows:
         for table in db.tables.values():
             _fallen_behind(db, table, numbered[str(table)])
@@ -80,6 +81,8 @@ def _made(home: Home) -> Iterator[tuple[str, str, Expression]]:
 def _never_given(db: Database, home: Home) -> None:
     """A NOT NULL column that a field is mapped to, but no field of the system that the thing comes from."""
     sides = db.config.entities[home.entity.name].fields
+    if home.part is not None:
+        return  # a part is made when one of its fields has a value
     for column in home.table.columns:
         field = home.written.get(column.name)
         if field is None or not column.not_null or column.has_default or column.name in home.made:
@@ -101,8 +104,8 @@ def _expressions(db: Database, home: Home) -> None:
     """What is given as SQL is planned, not run."""
     for kind, column, expression in _made(home):
         where = f"{home.where}.{kind}.{column}"
-        if expression.nextval is not None and db.one("SELECT to_regclass(%s)::oid", expression.nextval) is None:
-            db.found.problem(About.INSERTS, where, f"there is no sequence {expression.nextval}", "with its schema, and quoted if need be")
+        if expression.nextval is not None:
+            _sequence_right(db, where, expression.nextval, db.sequence(expression.nextval, where))
         if expression.sql is None:
             continue
         try:
@@ -148,7 +151,7 @@ def _numbers(db: Database, home: Home, numbered: Sequence[Numbering]) -> None:
         column = sequence.column
         mend = f"insert: {{{column}: {{nextval: {sequence.name}}}}}"
         if (given := home.insert.get(column)) is not None:
-            if given.nextval is not None and _same(db, given.nextval, sequence.name):
+            if given.nextval is not None and sequence.oid == db.sequence(given.nextval, f"{home.where}.insert.{column}"):
                 continue
             if given.sql is not None and sequence.plain in given.sql:
                 continue
@@ -171,19 +174,17 @@ def _numbers(db: Database, home: Home, numbered: Sequence[Numbering]) -> None:
             )
 
 
-def _same(db: Database, one: str, other: str) -> bool:
-    return bool(db.one("SELECT to_regclass(%s) = to_regclass(%s)", one, other))
+def _default_rights(db: Database, home: Home, numbered: Sequence[Numbering]) -> None:
+    """A default is computed with the rights of who inserts; an identity is not."""
+    for one in numbered:
+        if not one.identity and one.column not in home.given:
+            _sequence_right(db, str(home.table), one.name, one.oid)
 
 
-def _sequence_rights(db: Database, home: Home, numbered: Sequence[Numbering]) -> None:
-    wanted = {f"{home.where}.{kind}.{column}": one.nextval for kind, column, one in _made(home) if one.nextval is not None}
-    if home.inserts:  # a default is computed with the rights of who inserts; an identity is not
-        wanted |= {str(home.table): one.name for one in numbered if not one.identity and one.column not in home.given}
-    for where, sequence in wanted.items():
-        oid = db.one("SELECT to_regclass(%s)::oid", sequence)
-        if oid is not None and not db.one("SELECT has_sequence_privilege(%s::oid, 'USAGE, UPDATE')", oid):
-            mend = f"GRANT USAGE ON SEQUENCE {sequence} TO {db.role}"
-            db.problem(About.RIGHTS, f"role {db.role} may not take numbers from {sequence}", mend, where)
+def _sequence_right(db: Database, where: str, name: str, oid: int | None) -> None:
+    if oid is not None and not db.one("SELECT has_sequence_privilege(%s::oid, 'USAGE, UPDATE')", oid):
+        mend = f"GRANT USAGE ON SEQUENCE {name} TO {db.role}"
+        db.problem(About.RIGHTS, f"role {db.role} may not take numbers from {name}", mend, where)
 
 
 def _fallen_behind(db: Database, table: Table, numbered: Sequence[Numbering]) -> None:
@@ -192,7 +193,7 @@ def _fallen_behind(db: Database, table: Table, numbered: Sequence[Numbering]) ->
         column = table.column(sequence.column)
         if column is None or column.base not in _INTEGERS or not _unique(table, column.name):
             continue
-        if not db.one("SELECT has_sequence_privilege(%s::regclass, 'USAGE, SELECT')", sequence.name):
+        if not db.one("SELECT has_sequence_privilege(%s::oid, 'USAGE, SELECT')", sequence.oid):
             continue
         found = db.ask(f"SELECT {'max' if sequence.increment > 0 else 'min'}({named(column.name)}) FROM {db.source(table)}")
         highest = found[0][0] if found else None

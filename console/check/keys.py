@@ -14,8 +14,9 @@ from console.check.database import Database, listed, named
 from console.check.findings import About, Checked
 from console.check.homes import Home
 from schemas.config import Config
-from schemas.mapping import Pipeline
+from schemas.mapping import Part, Pipeline
 from schemas.mapping.likeness import Likeness
+from schemas.mapping.parts import ROOT
 
 MANY_ROWS = 10_000  # from here on a table that is read from end to end is felt
 
@@ -23,8 +24,11 @@ MANY_ROWS = 10_000  # from here on a table that is read from end to end is felt
 def check_keys(db: Database, homes: Sequence[Home]) -> None:
     for home in homes:
         if home.inserts:
-            _match_columns(db, home)
             _unique(db, home)
+            if home.part is None:
+                _match_columns(db, home)
+            else:
+                _link_columns(db, home.part, home)
         _foreign_keys(db, home)
         if home.deletes:
             _referred_to(db, home, homes)
@@ -67,9 +71,9 @@ def _match_columns(db: Database, home: Home) -> None:
     """The sink looks for a row with the match value of what it is about to insert: for the text first, then for one that reads the same."""
     binding, match_on = home.binding, home.entity.match_on
     sides = [binding.sides[name] for name in match_on if name in binding.sides]
-    if not sides or len(sides) < len(match_on):
-        return
     columns = list(dict.fromkeys(column for side in sides for column in (side.columns if side.read is None else side.columns[:1])))
+    if not sides or len(sides) < len(match_on) or any(home.table.column(column) is None for column in columns):
+        return  # what is matched on is in a part
     name = str(home.table)
     many = has_many(db, home)
     if uses_index(db, db.source(home.table), equality(home, columns)) is False:
@@ -106,6 +110,18 @@ def _match_columns(db: Database, home: Home) -> None:
         )
 
 
+def _link_columns(db: Database, part: Part, home: Home) -> None:
+    """Children are read by the key that they hold, with every write of their root."""
+    if part.kind == "child" and uses_index(db, db.source(part.table), equality(home, part.link)) is False:
+        say = db.problem if has_many(db, home) else db.note
+        say(
+            About.KEYS,
+            f"{', '.join(part.link)} is not indexed, but {home.what} is found by it: each write reads the whole table",
+            f"CREATE INDEX CONCURRENTLY ON {db.shown(part.table.schema, part.table.name)} ({db.shown_columns(part.link)})",
+            str(part.table),
+        )
+
+
 # --- uniqueness ---------------------------------------------------------------------------------------------------------------------
 
 _UNIQUE = """
@@ -123,7 +139,9 @@ WHERE i.indrelid = %s AND NOT i.indisprimary AND (i.indisunique OR i.indisexclus
 def _unique(db: Database, home: Home) -> None:
     """What is unique there and not what things are matched on: the second row with the value is refused."""
     binding = home.binding
-    matched = {column for field in home.entity.match_on for column in binding.columns.get(field, ())}
+    part = ROOT if home.part is None else home.part.name
+    placed = [binding.split(column) for field in home.entity.match_on for column in binding.columns.get(field, ())]
+    matched = {column for at, column in placed if at == part}
     for index, definition, exclusion, constraint, columns in db.rows(_UNIQUE, db.oid(home.table)):
         written = [column for column in columns if column in home.written]
         if not written or set(columns) & matched:  # 0007: a value of the match columns waits, it is not refused
@@ -185,7 +203,7 @@ WHERE c.confrelid = %s AND c.contype = 'f' AND c.conparentid = 0 ORDER BY 1, 5""
 
 def _referred_to(db: Database, home: Home, homes: Sequence[Home]) -> None:
     """Deletes that are passed on here, and what stands in their way."""
-    entity = home.entity.name
+    entity = home.what
     bound = {str(other.table) for other in homes}
     deleted = {str(other.table) for other in homes if other.deletes}  # their own deletes come too
     keep: list[str] = []
@@ -215,7 +233,7 @@ def _referred_to(db: Database, home: Home, homes: Sequence[Home]) -> None:
             f"{listed(dict.fromkeys(keep))} refer{'s' * one} to it and keep{'s' * one} a row from being deleted: the delete of a {entity} "
             "that "
             "has such rows becomes a dead letter",
-            f"entities.{entity}.delete: {{soft: {{field: value}}}}, or ignore",
+            f"entities.{home.entity.name}.delete: {{soft: {{field: value}}}}, or ignore",
             str(home.table),
         )
 
@@ -232,7 +250,7 @@ def check_cycles(pipeline: Pipeline, found: Checked) -> None:
             if not entity.born_in - {system}:
                 continue
             for field, target in entity.refs.items():
-                columns = [binding.table.column(column) for column in binding.columns.get(field, ())]
+                columns = [binding.shape.column(column) for column in binding.columns.get(field, ())]
                 if columns and field in binding.writable and any(column is not None and column.not_null for column in columns):
                     waits.setdefault(entity.name, {})[target] = field
         for ring in _rings({name: set(targets) for name, targets in waits.items()}):

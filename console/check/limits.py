@@ -63,7 +63,7 @@ def misfits(source: Column, target: Column, way: Way) -> Iterator[Misfit]:
     here, there = codec_for(source), codec_for(target)
     if here is None or there is None:
         return
-    if target.labels:
+    if target.labels and target.category != "A":
         yield from _labels(source, target, way)
     elif there.kind == "text" and target.base in ("character varying", "character", "text", "name"):
         yield from _length(source, target, way)

@@ -134,8 +134,11 @@ def _room(db: Database) -> None:
 def _rights(db: Database) -> None:
     if db.superuser:
         return
-    if not db.replicates:
-        db.problem(About.RIGHTS, f"role {db.role} may not replicate", f"ALTER ROLE {db.role} REPLICATION")
+    for (role,) in db.rows(  # who logs in reads the log, whoever the session is then set to makes the slot
+        "SELECT rolname::text FROM pg_roles WHERE rolname IN (current_user, session_user) "
+        "AND NOT rolreplication AND NOT rolsuper ORDER BY 1"
+    ):
+        db.problem(About.RIGHTS, f"role {role} may not replicate", f"ALTER ROLE {role} REPLICATION")
     functions = db.rows(
         "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname = ANY(%s) "
         "AND NOT has_function_privilege(oid, 'EXECUTE') ORDER BY 1",

@@ -89,7 +89,7 @@ def _row_security(db: Database, name: str, table: Table) -> None:
     if db.told.session and not hidden_all:
         db.note(About.VISIBILITY, what, "do the settings under `session` and the rows that count (`where`) go together?", name)
         return
-    mend = f"a role with BYPASSRLS; or systems.{db.system}.session for our sessions, with `where` for the same rows"
+    mend = f"systems.{db.system}.role: one with BYPASSRLS; or systems.{db.system}.session for our sessions, with `where` for the same rows"
     db.problem(About.VISIBILITY, what, mend, name)
 
 

@@ -2,26 +2,25 @@
 
 The types say what may happen (`limits`); one question per table counts it. For codes, and wherever a column takes some texts and not
 others, the values that occur go through the mapping itself, and the target is asked about what comes out (`accepts`). A finding is a note:
-only the values that come decide whether anything is ever refused.
+only the values that come decide whether anything is ever refused. Fields with a place inside a document, lists and templates are left out.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from console.check.accepts import refused, taker
 from console.check.database import Database, counted, counting, literal, named
 from console.check.findings import About, Checked
-from console.check.homes import Flow, Home, flows
+from console.check.homes import End, Flow, flows
 from console.check.limits import Misfit, Way, misfits, shown
-from schemas.catalog import Column
-from schemas.change import Canonical
+from schemas.catalog import Column, Table
 from schemas.config import Side
 from schemas.mapping import Entity, Pipeline
-from schemas.mapping.kinds import NORMAL, as_text, exact_factor
+from schemas.mapping.kinds import as_text, exact_factor, normal_form
 
 MOST_CODES = 1_000  # different values of a column that are looked at one by one
 SHOWN_CODES = 5
@@ -37,31 +36,35 @@ class _Question:
 
 
 def check_values(pipeline: Pipeline, databases: Mapping[str, Database], found: Checked, *, rows: bool) -> None:
-    questions: defaultdict[tuple[str, str, str], list[_Question]] = defaultdict(list)
-    homes: dict[tuple[str, str, str], Home] = {}
+    questions: defaultdict[tuple[str, str], list[_Question]] = defaultdict(list)  # of (system, scope) …
+    tables: dict[tuple[str, str], Table] = {}  # … of which table
     for flow in flows(pipeline):
-        if not flow.arrives:
+        if not flow.arrives or not flow.plain:
             continue
-        place = (flow.source.system, str(flow.source.table), counting(flow.source.binding.scope, flow.source.table))
-        homes.setdefault(place, flow.source)
-        questions[place] += [*_nulls(flow, found), *_misfits(flow, found)]
+        home = flow.source.home
+        place = (home.system, f"{home.table} {counting(home.scope, home.table)}")
+        tables[place] = home.table
+        asked = [*_nulls(flow, found), *_misfits(flow, found)]
+        if flow.source.aggregate:
+            for question in asked:
+                question.say([""] * len(question.tests))
+            continue
+        questions[place] += asked
         if rows:
             _codes(flow, databases, found)
             _repeated(flow, databases, found)
-    for place, asked in questions.items():
-        _count(databases[place[0]], homes[place], place[2], asked, rows)
+    for (system, scope), asked in questions.items():
+        _count(databases[system], tables[system, scope], scope.removeprefix(f"{tables[system, scope]} "), asked, rows)
     for entity in pipeline.entities.values():
         for system in entity.bindings:
             _listed_codes(pipeline, databases[system], entity, found)
 
 
-def _count(db: Database, home: Home, scope: str, asked: list[_Question], rows: bool) -> None:
+def _count(db: Database, table: Table, scope: str, asked: list[_Question], rows: bool) -> None:
     """All that is to be counted in one table, in one pass over it."""
-    if not asked:
-        return
     tests = [test for question in asked for test in question.tests]
     counts = ", ".join(f"count(*) FILTER (WHERE {test})" for test in tests)
-    answer = db.about_rows(f"count(*), {counts}", home.table, scope) if rows else None
+    answer = db.about_rows(f"count(*), {counts}", table, scope) if rows and tests else None
     told = [""] * len(tests)
     if answer is not None:
         (total, *numbers), whole = answer
@@ -77,68 +80,71 @@ def _count(db: Database, home: Home, scope: str, asked: list[_Question], rows: b
 
 def _nulls(flow: Flow, found: Checked) -> Iterator[_Question]:
     """A null that the other side has no place for."""
-    nullable = [column for column in flow.from_columns if not column.not_null]
-    clean = {*flow.from_side.clean, *flow.rules.clean}
-    made_null = flow.from_side.blank is not None or "empty_is_null" in clean
+    source, target = flow.source, flow.target
+    nullable = [column for column in source.columns if not column.not_null]
+    made_null = source.side.blank is not None or "empty_is_null" in {*source.side.clean, *flow.rules.clean}
     # several columns make one value: null only when all of them are
-    if not made_null and (not nullable or len(nullable) < len(flow.from_columns)):
+    if not made_null and not source.missing and (not nullable or len(nullable) < len(source.columns)):
         return
-    texts = flow.write.write(None)
-    needed = [column for column, text in zip(flow.to_columns, texts, strict=True) if text is None and column.not_null]
-    if not needed or (flow.field in flow.target.binding.generated and flow.at_birth_only):
-        return
+    texts = target.bound.write(None)
+    needed = [column for column, text in zip(target.columns, texts, strict=True) if text is None and column.not_null]
+    part = target.home.part
+    if not needed or (part is not None and part.empty == "delete" and len(set(target.home.written.values())) == 1):
+        return  # a part's row without its only value is taken away
     names = ", ".join(column.name for column in needed)
-    source = " AND ".join(f"t.{named(column.name)} IS NULL" for column in flow.from_columns)
-
-    target = f"{flow.target.system}: {{column: {needed[0].name}"
-    blank = f'`{target}, blank: ""}}` (read as null again), or ' if needed[0].category == "S" else ""
+    side = f"{target.system}: {{column: {target.side.columns[0]}"
+    blank = f'`{side}, blank: ""}}` (read as null again), or ' if needed[0].category == "S" else ""
 
     def say(counts: Sequence[str]) -> None:
         found.note(
             About.VALUES,
             flow.where,
-            f"may be null in {flow.told('source')}, but {flow.target.table.name}.{names} in {flow.target.system} is NOT NULL: a null "
-            "becomes "
-            f"a dead letter{counts[0]}",
-            f"{blank}`{target}, default: …}}` (stays)",
+            f"may be null in {source.told}, but {target.home.table.name}.{names} in {target.system} is NOT NULL: a null becomes a dead "
+            "letter"
+            f"{counts[0] if counts else ''}",
+            f"{blank}`{side}, default: …}}` (stays)",
         )
 
-    yield _Question((source,), say)
+    count = " AND ".join(f"t.{named(column.name)} IS NULL" for column in source.columns)
+    yield _Question((count,) if nullable and not source.aggregate else (), say)
 
 
 # --- what the types say ---------------------------------------------------------------------------------------------------------------
 
 
 def _misfits(flow: Flow, found: Checked) -> Iterator[_Question]:
-    if flow.coded or flow.to_side.join is not None:
+    source, target = flow.source, flow.target
+    if flow.coded or target.side.join is not None:
         return  # codes are looked at one by one; a text that is cut into columns is cut as it comes
-    way = _way(flow)
-    source = _joined_column(flow) if flow.from_side.join is not None else flow.from_columns[0]
-    for target in flow.to_columns:
-        found_out = [misfit for misfit in misfits(source, target, way) if misfit.test is not None]  # else only the values can tell
+    column = _joined_column(source) if source.side.join is not None else source.columns[0]
+    for into in target.columns:
+        found_out = [
+            misfit for misfit in misfits(column, into, _way(flow, into)) if misfit.test is not None
+        ]  # else only the values can tell
         if not found_out:
             continue
 
-        def say(counts: Sequence[str], target: Column = target, found_out: Sequence[Misfit] = found_out) -> None:
+        def say(counts: Sequence[str], into: Column = into, found_out: Sequence[Misfit] = found_out) -> None:
             told = [
                 f"{misfit.what} are {'refused, as dead letters' if misfit.refused else 'rounded'}{count}"
                 for misfit, count in zip(found_out, counts, strict=True)
             ]
-            what = f"{flow.told('source')} is {shown(source)}, {flow.told('target')} {shown(target)}: there values {'; '.join(told)}"
+            what = f"{source.told} is {shown(column)}, {target.told} {shown(into)}: there values {'; '.join(told)}"
             found.note(About.VALUES, flow.where, what, "; ".join(dict.fromkeys(misfit.mend for misfit in found_out)))
 
         yield _Question(tuple(misfit.test or "" for misfit in found_out), say)
 
 
-def _way(flow: Flow) -> Way:
-    scales = [scale for scale in (flow.rules.scale, flow.from_side.scale, flow.to_side.scale) if scale is not None]
-    lengths = [length for side in (flow.from_side, flow.to_side) if (length := getattr(side, "shorten", None)) is not None]
+def _way(flow: Flow, into: Column) -> Way:
+    source, target = flow.source.side, flow.target.side
+    scales = [scale for scale in (flow.rules.scale, source.scale, target.scale) if scale is not None]
+    shorten = into.length if target.shorten is True else target.shorten
     return Way(
-        source=_source_sql(flow.from_side, flow.from_columns),
-        ratio=_factor(flow.from_side) / _factor(flow.to_side),
+        source=_source_sql(flow.source),
+        ratio=_factor(source) / _factor(target),
         scale=min(scales, default=None),
-        added=len(flow.to_side.prefix or "") - len(flow.from_side.prefix or ""),
-        length=min(lengths, default=None),
+        added=len(target.prefix or "") - len(source.prefix or ""),
+        length=shorten or None,
     )
 
 
@@ -146,22 +152,22 @@ def _factor(side: Side) -> Decimal:
     return exact_factor(side.unit) if side.unit is not None else Decimal(1)
 
 
-def _source_sql(side: Side, columns: Iterable[Column]) -> str:
-    names = [f"t.{named(column.name)}" for column in columns]
-    if side.join is None:
+def _source_sql(source: End) -> str:
+    names = [f"t.{named(column.name)}" for column in source.columns]
+    if source.side.join is None:
         return names[0]
     parts = [f"nullif(btrim({name}::text), '')" for name in names]
-    return f"concat_ws({literal(side.join)}, {', '.join(parts)})"
+    return f"concat_ws({literal(source.side.join)}, {', '.join(parts)})"
 
 
-def _joined_column(flow: Flow) -> Column:
+def _joined_column(source: End) -> Column:
     """Several columns that make one text, as one."""
-    lengths = [column.length for column in flow.from_columns]
+    lengths = [column.length for column in source.columns]
     known = [length for length in lengths if length is not None]
-    separators = len(flow.from_side.join or "") * (len(lengths) - 1)
+    separators = len(source.side.join or "") * (len(lengths) - 1)
     total = sum(known) + separators if len(known) == len(lengths) else None
     base = "text" if total is None else "character varying"
-    return Column(" + ".join(column.name for column in flow.from_columns), base, base, "S", length=total)
+    return Column(" + ".join(column.name for column in source.columns), base, base, "S", length=total)
 
 
 # --- what only the values can tell ------------------------------------------------------------------------------------------------------
@@ -169,75 +175,94 @@ def _joined_column(flow: Flow) -> Column:
 
 def _codes(flow: Flow, databases: Mapping[str, Database], found: Checked) -> None:
     """The values that occur, through the mapping, and past the target."""
-    target = databases[flow.target.system]
-    takers = [taker(target, flow.target.table, column) for column in flow.write.columns]
+    source, target = flow.source, flow.target
+    db = databases[target.system]
+    takers = [taker(db, target.home.table, column.name) for column in target.columns]
     of_a_form = any(  # a date in a text: the type alone does not say which values fit
         misfit.test is None
-        for column in flow.to_columns
-        for misfit in misfits(flow.from_columns[0], column, Way())
-        if flow.to_side.join is None and flow.from_side.join is None
+        for column in target.columns
+        for misfit in misfits(source.columns[0], column, Way())
+        if target.side.join is None and source.side.join is None
     )
     if not flow.coded and not of_a_form and not any(one.decides for one in takers):
         return
-    occurring = _occurring(databases[flow.source.system], flow)
     unread: dict[str, tuple[list[str], int]] = {}
     written: defaultdict[tuple[str | None, ...], list[tuple[str, int]]] = defaultdict(list)
-    for texts, count in occurring:
-        shown_text = " ".join(text for text in texts if text is not None)
+    for texts, count in _occurring(databases[source.system], source):
+        code = " ".join(text for text in texts if text is not None)
         try:
-            value = _read(flow, texts)
-            written[flow.write.write(value)].append((shown_text, count))
+            written[target.bound.write(source.bound.value_of(texts))].append((code, count))
         except (ValueError, ArithmeticError) as error:
+            if not (flow.coded or of_a_form):
+                continue  # counted by what the types say
             reason = str(error)  # without the value: the same for all that it happens to
             codes, total = unread.get(reason, ([], 0))
-            unread[reason] = ([*codes, shown_text], total + count)
+            unread[reason] = ([*codes, code], total + count)
     for reason, (codes, total) in unread.items():
         found.note(
             About.VALUES,
             flow.where,
-            f"{flow.told('source')} holds what cannot be brought to {flow.target.system}: {_told(codes)} {reason}; "
-            f"{counted(total, 'row')}, "
-            "each a dead letter",
+            f"{source.told} holds what cannot be brought to {target.system}: {_told(codes)} {reason}; "
+            f"{counted(total, 'row')}, each a dead letter",
             "add what is missing to `values`, or `otherwise`" if flow.coded else "mend the values, or a python function",
         )
     for number, one in enumerate(takers):
         texts_of = {text: sources for texts, sources in written.items() if (text := texts[number]) is not None}
-        for text, reason in refused(target, one, list(texts_of), form=flow.coded or of_a_form).items():
+        for text, reason in refused(db, one, list(texts_of), form=flow.coded or of_a_form).items():
             rows = sum(count for _, count in texts_of[text])
             found.note(
                 About.VALUES,
                 flow.where,
-                f"{flow.told('source')} holds {_told([code for code, _ in texts_of[text]])}, which {flow.target.table}.{one.column} in "
-                f"{flow.target.system} refuses: {reason}; {counted(rows, 'row')}, each a dead letter",
+                f"{source.told} holds {_told([code for code, _ in texts_of[text]])}, which {target.home.table}.{one.column} in "
+                f"{target.system} "
+                f"refuses: {reason}; {counted(rows, 'row')}, each a dead letter",
                 "`values`: its codes and theirs" if not flow.coded else "other codes in `values`",
             )
 
 
-def _occurring(db: Database, flow: Flow) -> list[tuple[tuple[str | None, ...], int]]:
+def _occurring(db: Database, source: End) -> list[tuple[tuple[str | None, ...], int]]:
     """The different values of the source that count, most frequent first, as many as are codes."""
-    columns = [f"t.{named(column.name)}::text" for column in flow.from_columns]
+    columns = [f"t.{named(column.name)}::text" for column in source.columns]
     numbers = ", ".join(str(number + 1) for number in range(len(columns)))
-    scope = counting(flow.source.binding.scope, flow.source.table)
-    for source in (f"{db.source(flow.source.table)} AS t WHERE {scope}", f"{db.sample(flow.source.table, scope)} AS t"):
-        found = db.ask(f"SELECT {', '.join(columns)}, count(*) FROM {source} GROUP BY {numbers} ORDER BY count(*) DESC LIMIT {MOST_CODES}")
+    table = source.home.table
+    scope = counting(source.home.scope, table)
+    for rows in (f"{db.source(table)} AS t WHERE {scope}", f"{db.sample(table, scope)} AS t"):
+        found = db.ask(f"SELECT {', '.join(columns)}, count(*) FROM {rows} GROUP BY {numbers} ORDER BY count(*) DESC LIMIT {MOST_CODES}")
         if found is not None:
             return [(tuple(row[:-1]), row[-1]) for row in found]
     return []
-
-
-def _read(flow: Flow, texts: tuple[str | None, ...]) -> Canonical:
-    if flow.read.read_parts is not None:
-        return flow.read.read_parts(list(texts))
-    (text,) = texts
-    return flow.read.null if text is None else (flow.read.read(text) if flow.read.read is not None else text)
 
 
 def _told(codes: list[str]) -> str:
     """Codes by name; what is too long to be one is counted only."""
     short = [repr(code) for code in codes if len(code) <= SHOWN_LENGTH]
     if not short:
-        return f"{len(codes)} values"
+        return counted(len(codes), "value")
     return ", ".join(short[:SHOWN_CODES]) + (f" and {len(codes) - SHOWN_CODES} more" if len(codes) > SHOWN_CODES else "")
+
+
+def _repeated(flow: Flow, databases: Mapping[str, Database], found: Checked) -> None:
+    """Values that are there several times, and that the target has once only."""
+    source, target = flow.source.home.table, flow.target.home.table
+    unique = [column for column in flow.target.columns if (column.name,) in target.unique]
+    if not unique or flow.coded or flow.field in flow.entity.match_on or len(flow.source.columns) > 1:
+        return
+    name = flow.source.columns[0].name
+    if (name,) in source.unique or source.primary_key == (name,):
+        return
+    db = databases[flow.source.system]
+    scope = counting(flow.source.home.scope, source)
+    groups = f"SELECT count(*) AS n FROM {db.source(source)} AS t WHERE {scope} AND t.{named(name)} IS NOT NULL GROUP BY t.{named(name)}"
+    answer = db.ask(f"SELECT count(*), coalesce(sum(n), 0) FROM ({groups} HAVING count(*) > 1) AS repeated")
+    if answer and answer[0][0]:
+        values, rows = answer[0]
+        found.note(
+            About.KEYS,
+            flow.where,
+            f"{counted(values, 'value')} {'are' if values > 1 else 'is'} in {rows:,} rows of {flow.source.told}, and {flow.target.told} is "
+            "unique: of each only the first gets there",
+            f"mend the duplicates in {flow.source.system}, or match_on: [{flow.field}] if they are the same {flow.entity.name}",
+        )
 
 
 # --- what the file and the catalog say ------------------------------------------------------------------------------------------------
@@ -246,48 +271,24 @@ def _told(codes: list[str]) -> str:
 def _listed_codes(pipeline: Pipeline, db: Database, entity: Entity, found: Checked) -> None:
     """Codes that the file lists and the table never takes."""
     binding = entity.bindings[db.system]
+    tables = {part.name: part.table for part in binding.parts}
     for field in binding.fields:
         rules = pipeline.config.entities[entity.name].fields[field]
-        table = rules.sides[db.system].values or rules.values  # field value → codes; for the field's first system they are the same
-        if field not in binding.writable or table is None:
+        side, told = binding.sides[field], rules.sides[db.system]
+        values = told.values or rules.values  # field value → codes; for the field's first system they are the same
+        if field not in binding.writable or values is None or side.columns != tuple(told.columns):
             continue
-        side = binding.sides[field]
-        texts = []
-        for value in table:
+        texts: list[str] = []
+        for value in values:
             if value is not None:
-                texts += [text for text in side.write(NORMAL[entity.kinds[field]](as_text(value))) if text is not None]
-        for column in side.columns:
-            for text, reason in refused(db, taker(db, binding.table, column), texts).items():
+                texts += [text for text in side.write(normal_form(entity.kinds[field])(as_text(value))) if text is not None]
+        for flat in side.columns:
+            part, column = binding.split(flat)
+            table = tables.get(part, binding.table)
+            for text, reason in refused(db, taker(db, table, column), texts).items():
                 found.problem(
                     About.VALUES,
                     f"entities.{entity.name}.fields.{field}.values",
-                    f"{binding.table}.{column} in {db.system} never takes {text!r}: {reason}",
+                    f"{table}.{column} in {db.system} never takes {text!r}: {reason}",
                     "a code that it takes",
                 )
-
-
-def _repeated(flow: Flow, databases: Mapping[str, Database], found: Checked) -> None:
-    """Values that are there several times, and that the target has once only."""
-    target = flow.target.table
-    unique = [column for column in flow.to_columns if (column.name,) in target.unique]
-    source = flow.source.table
-    if not unique or flow.coded or flow.field in flow.entity.match_on or len(flow.from_columns) > 1:
-        return
-    name = flow.from_columns[0].name
-    if (name,) in source.unique or source.primary_key == (name,):
-        return
-    db = databases[flow.source.system]
-    scope = counting(flow.source.binding.scope, source)
-    groups = f"SELECT count(*) AS n FROM {db.source(source)} AS t WHERE {scope} AND t.{named(name)} IS NOT NULL GROUP BY t.{named(name)}"
-    answer = db.ask(f"SELECT count(*), coalesce(sum(n), 0) FROM ({groups} HAVING count(*) > 1) AS repeated")
-    if answer and answer[0][0]:
-        values, rows = answer[0]
-        found.note(
-            About.KEYS,
-            flow.where,
-            f"{counted(values, 'value')} {'are' if values > 1 else 'is'} in {rows:,} rows of {flow.told('source')}, and "
-            f"{flow.told('target')} is unique: of each only the "
-            "first gets "
-            "there",
-            f"mend the duplicates in {flow.source.system}, or match_on: [{flow.field}] if they are the same {flow.entity.name}",
-        )

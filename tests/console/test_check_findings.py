@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from io import StringIO
 from urllib.parse import urlsplit, urlunsplit
@@ -14,6 +14,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from rich.console import Console
 
+from connectors import concord_schema
 from console.check import check_databases, show
 from console.check.findings import Checked, Finding
 from schemas.config import Config, loads
@@ -403,7 +404,8 @@ def test_a_slot_that_another_program_reads_is_found(plain: World) -> None:
     with psycopg.connect(plain.crm, autocommit=True) as connection:
         connection.execute("SELECT pg_create_logical_replication_slot('concord_crm', 'pgoutput')")
     plain.do(plain.crm, "CREATE PUBLICATION others")
-    with psycopg.connect(make_conninfo(plain.crm, application_name="somebody"), replication="database", autocommit=True) as reader:
+    dsn = make_conninfo(plain.crm, application_name="somebody")
+    with closing(psycopg.connect(dsn, replication="database", autocommit=True)) as reader:
         reader.pgconn.send_query(b"START_REPLICATION SLOT concord_crm LOGICAL 0/0 (proto_version '1', publication_names 'others')")
         wait_until(lambda: in_use(plain.crm), "the slot is not in use")
         assert matching(plain.found(PLAIN).problems, "crm: slot concord_crm", "in use by another program: somebody")
@@ -491,3 +493,88 @@ def test_json_has_what_it_had_and_what_it_is_about(of_bad: Checked) -> None:
     told_in_json = of_bad.to_json()
     assert told_in_json.keys() == {"fit", "problems", "notes", "unanswered"}
     assert {key for one in told_in_json["problems"] + told_in_json["notes"] for key in one} == {"where", "what", "mend", "about"}
+
+
+def test_our_own_tables_can_be_written_under_a_publication_for_all_tables(plain: World) -> None:
+    plain.do(plain.crm, "CREATE PUBLICATION everything FOR ALL TABLES")
+    with psycopg.connect(plain.crm, autocommit=True) as connection:
+        concord_schema.ensure(connection)
+    assert not matching(plain.found(PLAIN).problems, "everything")
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------------------------
+
+WITH_PARTS = PLAIN.replace(
+    "erp: {table: partner}",
+    """erp:
+      table: partner
+      parts:
+        address: {table: partner_address, child: partner, insert: {kind: z}}
+        group: {table: partner_group, parent: group_id}
+        orders: {table: partner_order, child: partner, aggregate: {n: count, total: {sum: amount}}}""",
+).replace(
+    "name:   {crm: name, erp: name}",
+    """street: {crm: street, erp: address.street}
+      city: {crm: city, erp: address.city}
+      label: {crm: label, erp: group.label}
+      orders: {crm: orders, erp: orders.n, owner: erp}
+      total: {crm: total, erp: orders.total, owner: erp}
+      zip: {crm: zip, erp: address.zip}""",
+)
+
+
+@pytest.fixture
+def parts(plain: World) -> World:
+    plain.do(plain.crm, "ALTER TABLE account ADD street text, ADD city text, ADD label varchar(3), ADD orders smallint NOT NULL DEFAULT 0")
+    plain.do(plain.crm, "ALTER TABLE account ADD total numeric(8,2), ADD zip text NOT NULL DEFAULT ''")
+    plain.do(plain.crm, "INSERT INTO account (street, city) VALUES ('a street with a long name', NULL)")
+    plain.do(
+        plain.erp,
+        "CREATE TABLE partner_group (id integer PRIMARY KEY, label varchar(5))",
+        "ALTER TABLE partner ADD group_id integer REFERENCES partner_group",
+        "CREATE TABLE partner_address (id serial PRIMARY KEY, partner integer REFERENCES partner, street varchar(10), city text NOT NULL, "
+        "zip text NOT NULL, kind text NOT NULL CHECK (kind IN ('x', 'y')))",
+        "CREATE TABLE partner_order (id serial PRIMARY KEY, partner integer REFERENCES partner, amount numeric)",
+        "INSERT INTO partner_group VALUES (1, 'four')",
+    )
+    return plain
+
+
+def test_parts_are_checked_as_roots_are(parts: World) -> None:
+    text = WITH_PARTS.replace("group: {", "group: {insert: {id: {sql: '1'}}, ")
+    found = parts.found(text)
+    assert matching(found.problems, "erp.parts.address.insert.kind", "'z' is refused by public.partner_address"), told(found.problems)
+    for expected in (
+        ("fields.street", "crm's account.street is text, erp's partner_address.street varchar(10)", "1 of 1 row"),
+        ("fields.label", "erp's partner_group.label is varchar(5), crm's account.label varchar(3)", "1 of 1 row"),
+        ("fields.city", "may be null in crm's account.city, but partner_address.city in erp is NOT NULL", "1 of 1 row"),
+        ("fields.orders", "erp's partner_order.n is bigint, crm's account.orders smallint", "beyond 32,767 are refused"),
+        ("fields.total", "erp's partner_order.total is numeric, crm's account.total numeric(8,2)", "rounded"),
+        ("fields.zip", "may be null in erp's partner_address.zip, but account.zip in crm is NOT NULL"),  # there may be no address
+        ("erp: public.partner_address", "partner is not indexed, but address of customer is found by it"),
+    ):
+        assert len(matching(found.notes, *expected)) == 1, f"{expected}\n{told(found.notes)}"
+    assert not matching(found.notes, "fields.zip", "partner_address.zip in erp is NOT NULL")
+    parts.do(parts.erp, "INSERT INTO partner_address (city, zip, kind) SELECT '', '', 'x' FROM generate_series(1, 12000)", "ANALYZE")
+    assert matching(parts.found(text).problems, "erp: public.partner_address", "partner is not indexed", "CREATE INDEX")
+
+
+def test_rights_on_parts_are_those_that_are_used(parts: World, role: str, database: str) -> None:
+    swapped = WITH_PARTS.replace('"${CRM}"', '"${X}"').replace('"${ERP}"', '"${CRM}"').replace('"${X}"', '"${ERP}"')
+    parts.do(
+        database,
+        "ALTER TABLE account RENAME TO partner",
+        "CREATE TABLE partner_group (id integer PRIMARY KEY DEFAULT 1, label text)",
+        "ALTER TABLE partner ADD group_id integer",
+        "CREATE TABLE partner_address (id serial PRIMARY KEY, partner integer, street text, city text, zip text, kind text)",
+        "CREATE TABLE partner_order (id serial PRIMARY KEY, partner integer, amount numeric)",
+    )
+    parts.do(parts.erp, "ALTER TABLE partner RENAME TO account")
+    parts.do(
+        parts.erp, "ALTER TABLE account ADD street text, ADD city text, ADD label text, ADD orders int, ADD total numeric, ADD zip text"
+    )
+    problems = parts.found(swapped).problems
+    assert matching(problems, "erp: public.partner_order", "lacks SELECT →"), told(problems)  # an aggregate is only read
+    assert matching(problems, "erp: public.partner_address", "lacks SELECT, INSERT, UPDATE, DELETE →")
+    assert matching(problems, "erp: public.partner_group", "lacks SELECT, INSERT, UPDATE →")
+    assert matching(problems, "erp: public.partner_address", "may not take numbers from partner_address_id_seq")
