@@ -295,7 +295,7 @@ class _Compiler:
                 insert[column] = Expr(f"%s::{described.type}", (texts[0],))
         self._counts_when_made(where, table, tests, {*written, *config.always, *config.insert, *insert} if inserts else None)
         compiler = PartCompiler(self._problem, self._scope, self._expressions, self._in_scope, self._not_null)
-        compiled = tuple(compiler.part(resolved, parts, config, sides, writable, scope, written) for resolved in parts)
+        compiled = tuple(compiler.part(resolved, parts, config, sides, writable, scope, written, inserts) for resolved in parts)
         if inserts:
             linked = {column for part in compiled if part.kind == "parent" and part.of == "" and part.made for column in part.link}
             here = [rules.sides[system] for rules in entity.fields.values() if system in rules.sides]

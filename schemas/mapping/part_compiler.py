@@ -118,7 +118,9 @@ class PartCompiler:
         writable: frozenset[str],
         root_scope: Mapping[str, tuple[str | None, ...]],
         written: Mapping[str, str],
+        inserts: bool,
     ) -> Part:
+        """`inserts`: whether roots are ever inserted here."""
         where, name, config, table = resolved.where, resolved.name, resolved.config, resolved.table
         link, prefix = self._link(resolved)
         scope, tests = self._scope(where, table, config.where)
@@ -138,8 +140,9 @@ class PartCompiler:
         given_above = written if config.of is None else {}
         expressed = binding.insert if config.of is None else binding.parts[config.of].insert
         linked_by_hand = config.parent is not None and any(column in given_above or column in expressed for column in link)
-        required = any(texts and None not in texts for texts in counted.values()) and not config.aggregate and not linked_by_hand
-        made = (bool(written_here) and not config.aggregate and not linked_by_hand) or required
+        can_be_made = not config.aggregate and not linked_by_hand
+        required = can_be_made and inserts and any(texts and None not in texts for texts in counted.values())
+        made = can_be_made and (bool(written_here) or required)
         if made:
             filled = set(link) if config.child is not None else set()
             self._not_null(where, table, {*written_here, *insert, *always, *filled})

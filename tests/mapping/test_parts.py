@@ -146,8 +146,9 @@ def test_a_part_without_which_the_root_would_not_count_is_made_though_no_field_i
     fields = {name: rules for name, rules in FIELDS.items() if name != "email"}
     kept = {name: part for name, part in parts.items() if name in ("address", "email", "rates", "group")}
 
-    def email(where: dict[str, Any]) -> Part:
-        entities = {"customer": {"crm": {"table": "account"}, "erp": {"table": "party", "parts": kept, "where": where}, "fields": fields}}
+    def email(where: dict[str, Any], **rules: Any) -> Part:
+        customer = {"crm": {"table": "account"}, "erp": {"table": "party", "parts": kept, "where": where}, "fields": fields, **rules}
+        entities = {"customer": customer}
         tables = {str(table): table for table in (PARTY, ADDRESS, CONTACT, GROUP, RATE)}
         return (
             compile_config(parse(a_config(entities)), {"crm": {str(ACCOUNT): ACCOUNT}, "erp": tables})
@@ -160,6 +161,7 @@ def test_a_part_without_which_the_root_would_not_count_is_made_though_no_field_i
     counting = email({"email.type": "email"})
     assert counting.made
     assert counting.required
+    assert not email({"email.type": "email"}, born_in=["erp"]).made  # nothing is ever inserted there
     assert not email({"email.value": [None, "x"]}).required  # the root counts without it too
 
 
