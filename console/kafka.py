@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec  # confluent_kafka.admin has these two, but does not say so to type checkers
 from confluent_kafka.cimpl import NewTopic
@@ -122,12 +122,29 @@ class Cluster:
                     raise
                 time.sleep(0.05)  # a partition without a leader: just made, or just moving
 
-    def committed(self, group: str) -> dict[Partition, int]:
-        """The next offset to read of each partition that the group has committed."""
-        with translated(f"asking how far group {group} has come"):
-            asked = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=ANSWER_SECONDS)
-            found = _answer(asked[group]).topic_partitions or []
-            return {(at.topic, at.partition): at.offset for at in found if at.offset >= 0 and at.error is None}
+    def committed(self, group: str, topics: Iterable[str]) -> dict[Partition, int]:
+        """The next offset to read of each partition of these topics that the group has committed.
+
+        Asked by a consumer that never joins: the admin client's own question ends the process (librdkafka's issue 5040) while the group's
+        coordinator is not there yet, as in the first seconds of a new cluster.
+        """
+        partitions = [TopicPartition(name, number) for name, count in self.partitions(topics).items() for number in range(count)]
+        if not partitions:
+            return {}
+        consumer = Consumer({**settings(self._kafka), "group.id": group, "enable.auto.commit": False})
+        deadline = time.monotonic() + ANSWER_SECONDS
+        try:
+            while True:
+                try:
+                    with translated(f"asking how far group {group} has come"):
+                        found = consumer.committed(partitions, timeout=ANSWER_SECONDS)
+                    return {(at.topic, at.partition): at.offset for at in found if at.offset >= 0 and at.error is None}
+                except Retriable:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)  # the coordinator is just being made, or moving
+        finally:
+            consumer.close()
 
     def brokers(self) -> int:
         with translated(f"asking Kafka at {self._kafka.bootstrap}"):

@@ -158,7 +158,7 @@ class Observer:
         return self.cluster.ends([*self.streamed, *self.golden])
 
     def committed(self) -> dict[Partition, int]:
-        return self.cluster.committed(wiring.group_of_streams(self.config))
+        return self.cluster.committed(wiring.group_of_streams(self.config), self.streamed)
 
     def reads(self, system: str) -> set[str]:
         """The golden topics that a system's sink reads."""
