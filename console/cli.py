@@ -15,7 +15,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,9 +25,10 @@ from rich.console import Console
 
 from console import logs
 from console.parts import Busy, Stopped, being, end_with_supervisor, raise_stopped, stop_on_signals
-from schemas.errors import ConcordError, ConfigError
+from schemas.errors import ConcordError, ConfigError, Problem
 
 if TYPE_CHECKING:
+    from console.match.file import Unacceptable
     from console.stack import StackState
 
 logger = logging.getLogger(__name__)
@@ -54,18 +55,27 @@ def _refused(error: ConcordError, as_json: bool, file: Path) -> None:
     if as_json:
         told: dict[str, Any] = {"error": "the configuration has problems" if problems else logs.first_line(error)}
         if problems:
-            told["problems"] = [{"where": one.where, "what": one.what, "mend": one.mend} for one in problems]
+            told["problems"] = _told(problems)
         say_json(told)
-        return
-    err = Console(stderr=True, highlight=False, soft_wrap=True)
-    if problems:
-        err.print(f"[bold red]{file} cannot be used:[/] {len(problems)} problem{'s' * (len(problems) != 1)}", markup=True)
-        for one in problems:
-            err.print(f"  {one.where}", style="bold", end="", markup=False)
-            err.print(f": {one.what}" + (f"\n      → {one.mend}" if one.mend else ""), markup=False)
+    elif problems:
+        _say_problems(f"{file} cannot be used", problems)
     else:
+        err = Console(stderr=True, highlight=False, soft_wrap=True)
         err.print("concord: ", style="bold red", end="")
         err.print(logs.first_line(error), markup=False)
+
+
+def _told(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    return [{"where": one.where, "what": one.what, "mend": one.mend} for one in problems]
+
+
+def _say_problems(title: str, problems: Sequence[Problem]) -> None:
+    err = Console(stderr=True, highlight=False, soft_wrap=True)
+    err.print(f"{title}:", style="bold red", end="", markup=False)
+    err.print(f" {len(problems)} problem{'s' * (len(problems) != 1)}", markup=False)
+    for one in problems:
+        err.print(f"  {one.where}", style="bold", end="", markup=False)
+        err.print(f": {one.what}" + (f"\n      → {one.mend}" if one.mend else ""), markup=False)
 
 
 def command(group: click.Group, name: str, *, report: bool = False, part: bool = False) -> Callable[[Command], click.Command]:
@@ -120,6 +130,7 @@ def cli(config_file: Path | None) -> None:
 
     \b
     concord check     is the configuration sound, are both databases fit?
+    concord match     what is on both sides already, and who decides where it differs?
     concord up        run it, here, until Ctrl-C
     concord status    how far behind, what is stuck, what is alive
     concord verify    do both sides agree? each difference by name
@@ -164,6 +175,72 @@ def schema() -> None:
     from schemas.config import json_schema
 
     say_json(json_schema())
+
+
+@command(cli, "match", report=True)
+@click.option("--entity", "entities", multiple=True, help="Only this entity; may be given again.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write a file to decide in (CSV); keeps what is decided in it."
+)
+@click.option(
+    "--accept", type=click.Path(path_type=Path, dir_okay=False), help="Link the pairs that are accepted in this file; nothing else writes."
+)
+@click.option("--limit", type=click.IntRange(0), default=10, show_default=True, help="Show so many examples of each sort; all are counted.")
+def match(file: Path, debug: bool, as_json: bool, entities: tuple[str, ...], output: Path | None, accept: Path | None, limit: int) -> int:
+    """Before going live: which rows of both sides are the same thing already?
+
+    Pairs rows with the same match value, lists rows of one system that share one, and shows what going live would
+    overwrite, and who decides.
+    Nothing is written until you accept it.
+
+    \b
+      concord match                        # what is there, in figures and examples
+      concord match -o matches.csv         # … and as a file: say accept or reject in its first column
+      concord match --accept matches.csv   # link what was accepted; then: concord up
+
+    Run it again with the same file and it keeps your decisions. Exit status 0 when nothing is left to decide, 1 when something is.
+    """
+    from console import wiring
+    from console.match import accept as accepting
+    from console.match import file as files
+    from console.match import pairing
+    from console.match import report as reporting
+    from console.match.progress import progress
+
+    if accept is not None and (output is not None or entities):
+        raise click.UsageError("--accept takes the whole file: give neither --output nor --entity with it")
+    config = wiring.open_config(file)
+    pipeline = wiring.open_pipeline(config)
+    unknown = [name for name in entities if name not in pipeline.entities]
+    if unknown:
+        raise click.BadParameter(f"no entity {unknown[0]!r}: {file} has {', '.join(pipeline.entities)}", param_hint="--entity")
+    asked = [name for name in pipeline.entities if not entities or name in entities]
+    try:
+        with progress(Console(stderr=True, highlight=False)) as tell:
+            if accept is not None:
+                accepted = accepting.accept(pipeline, accept, tell)
+            elif output is None:
+                report = pairing.match(pipeline, asked, limit=limit, tell=tell)
+            else:
+                decisions = files.decisions(output, pipeline)
+                with files.writing(output, pipeline, asked) as write:
+                    report = pairing.match(pipeline, asked, limit=limit, decisions=decisions, write=write, tell=tell)
+                report.file = str(output)
+    except files.Unacceptable as error:
+        _unacceptable(error, as_json)
+        return NOT_ASKED
+    if accept is not None:
+        say_json({"entities": {name: one.to_json() for name, one in accepted.items()}}) if as_json else accepting.show(accepted, screen())
+        return NOT_OK if any(one.open for one in accepted.values()) else OK
+    say_json(report.to_json()) if as_json else reporting.show(report, screen())
+    return OK if report.decided else NOT_OK
+
+
+def _unacceptable(error: Unacceptable, as_json: bool) -> None:
+    if as_json:
+        say_json({"error": f"{error.file} cannot be taken as it is", "problems": _told(error.problems)})
+        return
+    _say_problems(f"{error.file} cannot be taken as it is, nothing was written", error.problems)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------------------

@@ -43,7 +43,18 @@ def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
 
 def test_every_report_has_json() -> None:
     reporting = {" ".join(command) for command in commands(cli) if "--json" in CliRunner().invoke(cli, [*command, "--help"]).stdout}
-    assert reporting == {"check", "status", "verify", "snapshot", "dead list", "dead show", "stack up", "stack down", "stack status"}
+    assert reporting == {
+        "check",
+        "match",
+        "status",
+        "verify",
+        "snapshot",
+        "dead list",
+        "dead show",
+        "stack up",
+        "stack down",
+        "stack status",
+    }
 
 
 def test_the_schema_is_json_schema() -> None:
