@@ -256,10 +256,8 @@ def _say_overwrites(entity: EntityReport, console: Console) -> None:
     console.print(grid)
     emptied = sum(counted[Effect.EMPTIED] for found, _ in kinds for counted in found.effects.values())
     if emptied:
-        console.print(
-            f"[red]{emptied:,} value{'s' * (emptied != 1)} would be emptied[/] by an empty text. Read it as no value, which loses: `clean: [empty_is_null]`.",
-            soft_wrap=True,
-        )
+        alarm = f"[red]{emptied:,} value{'s' * (emptied != 1)} would be emptied[/] by an empty text."
+        console.print(f"{alarm} Let it be read as no value, which loses: `clean: empty_is_null`.", soft_wrap=True)
 
 
 def _alarming(text: str, effect: Effect, figure: int) -> str:
