@@ -19,7 +19,9 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
+from connectors.postgres import no_role
 from connectors.source.snapshot import MIGRATION as SNAPSHOT
 from connectors.source.snapshot import REQUESTS
 from schemas.errors import UnfitDatabase
@@ -99,11 +101,43 @@ def version(conn: psycopg.Connection[Any]) -> int:
     return int(row[0]) if row else 0
 
 
-def ensure(conn: psycopg.Connection[Any]) -> int:
+def ensure(conn: psycopg.Connection[Any], role: str | None = None) -> int:
     """Brings the schema up to date in a transaction of its own; returns the version it found. Idempotent, any number at once.
 
+    `role`: whoever writes rows keeps what it knows of them in the same transaction (I2), so it is granted the use of all tables.
     Raises UnfitDatabase when a newer Concord has been here.
     """
+    found = _migrated(conn)
+    if role is not None:
+        _grant(conn, role)
+    return found
+
+
+_LACKS = """
+SELECT NOT has_schema_privilege(%(role)s, 'concord', 'USAGE')
+    OR NOT coalesce(bool_and(has_table_privilege(%(role)s, c.oid, 'SELECT') AND has_table_privilege(%(role)s, c.oid, 'INSERT')
+        AND has_table_privilege(%(role)s, c.oid, 'UPDATE') AND has_table_privilege(%(role)s, c.oid, 'DELETE')), true)
+FROM pg_class c WHERE c.relnamespace = to_regnamespace('concord') AND c.relkind = 'r'"""
+
+
+def _grant(conn: psycopg.Connection[Any], role: str) -> None:
+    try:
+        with conn.transaction():
+            conn.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+            lacks = conn.execute(_LACKS, {"role": role}).fetchone()
+            if lacks is None or not lacks[0]:
+                return
+            for statement in (
+                "GRANT USAGE ON SCHEMA concord TO {}",
+                "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA concord TO {}",
+                "GRANT USAGE ON ALL SEQUENCES IN SCHEMA concord TO {}",
+            ):
+                conn.execute(sql.SQL(statement).format(sql.Identifier(role)))
+    except psycopg.errors.UndefinedObject as error:
+        raise no_role(error, role, conn.info.user) from error
+
+
+def _migrated(conn: psycopg.Connection[Any]) -> int:
     with conn.transaction():
         found = version(conn)
         if found == LATEST:

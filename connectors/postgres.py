@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from schemas.errors import ConcordError, Refused, Retriable, UnfitDatabase
@@ -98,7 +99,35 @@ def session_conninfo(dsn: str, settings: Mapping[str, str] | None = None, applic
     )
 
 
-def connect(dsn: str, settings: Mapping[str, str] | None = None, application: str = "concord") -> psycopg.Connection[tuple[object, ...]]:
+def connect(
+    dsn: str, settings: Mapping[str, str] | None = None, application: str = "concord", role: str | None = None
+) -> psycopg.Connection[tuple[object, ...]]:
     """An ordinary session of ours, autocommit. Raises Retriable when the server does not answer, UnfitDatabase when it refuses us."""
     with translated(f"connecting as {application}"):
-        return psycopg.connect(session_conninfo(dsn, settings, application), autocommit=True)
+        conn = psycopg.connect(session_conninfo(dsn, settings, application), autocommit=True)
+    try:
+        take_role(conn, role)
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+SET_ROLE = "SET ROLE {}"
+
+
+def take_role(conn: psycopg.Connection[tuple[object, ...]], role: str | None) -> None:
+    """From here on the session has this role's rights, and its row-level security (`role:` in concord.yaml). None: stays what it is."""
+    if role is None:
+        return
+    try:
+        conn.execute(sql.SQL(SET_ROLE).format(sql.Identifier(role)))
+    except psycopg.Error as error:
+        raise no_role(error, role, conn.info.user) from error
+
+
+def no_role(error: psycopg.Error, role: str, login: str) -> ConcordError:
+    """Why a role was not taken: as an error that says what to do, if the database has said no."""
+    if state_of(error) in ("22023", "42501", "42704"):
+        return UnfitDatabase(f"{login} may not take the role {role!r}, or there is none: GRANT {role} TO {login} [{state_of(error)}]")
+    return concord_error(error, f"taking the role {role!r}")

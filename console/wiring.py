@@ -64,11 +64,12 @@ def group_of_streams(config: Config) -> str:
 
 
 @contextmanager
-def session(config: Config, system: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-    """A connection to a system, autocommit; errors come out as ours, named for the system."""
+def session(config: Config, system: str, as_role: bool = True) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """A connection to a system, autocommit; errors come out as ours, named for the system. `as_role`: with the role's rights, where the
+    configuration names one; publication, slot and the schema concord are the login's affair."""
     told = config.systems[system]
     try:
-        connection = connect(told.dsn, told.session, "concord console")
+        connection = connect(told.dsn, told.session, "concord console", told.role if as_role else None)
     except (Retriable, UnfitDatabase) as error:
         raise type(error)(f"system {system}: {error}") from error
     with translated(f"system {system}"), connection:
@@ -146,8 +147,8 @@ def ensure_system(config: Config, system: str) -> None:
     A slot that was lost is left to the source, which reads everything again.
     """
     told = config.systems[system]
-    with session(config, system) as connection:
-        found = concord_schema.ensure(connection)
+    with session(config, system, as_role=False) as connection:
+        found = concord_schema.ensure(connection, told.role)
         if found != concord_schema.LATEST:
             logger.info("system %s: schema concord is now at version %d (was %d)", system, concord_schema.LATEST, found)
         tables = table_names(config, system)

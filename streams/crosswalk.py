@@ -51,13 +51,19 @@ def is_visible(xid: int, snapshot: str) -> bool:
     return 0 < ago < 1 << 31 and str(int(end) - ago) not in running.split(",")
 
 
+def _named(*names: str) -> sql.SQL:
+    """An identifier in a statement with placeholders: a per cent sign in it is none."""
+    return sql.SQL(sql.Identifier(*names).as_string().replace("%", "%%"))
+
+
 class Session:
     """One connection to one database, made when it is needed and made anew after an error. One query at a time."""
 
-    def __init__(self, system: str, dsn: str, settings: Mapping[str, str]) -> None:
+    def __init__(self, system: str, dsn: str, settings: Mapping[str, str], role: str | None = None) -> None:
         self.system = system
         self._dsn = dsn
         self._settings = dict(settings)
+        self._role = role
         self._lock = asyncio.Lock()
         self._connection: psycopg.AsyncConnection[Any] | None = None
 
@@ -84,6 +90,8 @@ class Session:
         )
         for name, value in self._settings.items():
             await connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        if self._role is not None:
+            await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(self._role)))
         return connection
 
     async def _drop(self) -> None:
@@ -101,7 +109,7 @@ class Crosswalk:
 
     def __init__(self, pipeline: Pipeline) -> None:
         systems = pipeline.config.systems
-        self._sessions = {name: Session(name, systems[name].dsn, systems[name].session) for name in pipeline.systems}
+        self._sessions = {name: Session(name, systems[name].dsn, systems[name].session, systems[name].role) for name in pipeline.systems}
         self._links: dict[tuple[str, str], str] = {}  # (entity, row name) → link
         self._quiet: set[str] = set()  # systems that did not answer, and that has been said
 
@@ -137,8 +145,8 @@ class Crosswalk:
         for other in others:
             values = binding.key_values(other)
             statement = sql.SQL("SELECT 1 FROM {} WHERE {}").format(
-                sql.Identifier(binding.table.schema, binding.table.name),
-                sql.SQL(" AND ").join(sql.SQL("{}::text = %s").format(sql.Identifier(column)) for column in values),
+                _named(binding.table.schema, binding.table.name),
+                sql.SQL(" AND ").join(sql.SQL("{}::text = %s").format(_named(column)) for column in values),
             )
             if await session.query(statement, list(values.values())):
                 return True

@@ -21,7 +21,7 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from connectors.postgres import connect, translated
+from connectors.postgres import connect, take_role, translated
 from connectors.sink.apply import Applier, Batch, Connection, Fenced, Outcome, Place, Unreadable
 from connectors.sink.dead_letters import DeadLetters
 from connectors.sink.golden import GoldenDecoder
@@ -286,7 +286,8 @@ class SinkConnector:
             conn.prepare_threshold = 0
             conn.prepared_max = 1000  # one per table, kind and set of columns
             self._conn = conn
-            origin = hold_origin(conn, self.system, self.worker)
+            origin = hold_origin(conn, self.system, self.worker)  # as the login: few roles may
+            take_role(conn, self._settings.role)
             logger.info("writing to %s under origin %s", self.system, origin)
             self._applier = Applier(conn, self._pipeline, self.system, self._decode)
         return self._applier

@@ -67,6 +67,7 @@ class SourceSettings:
     tables: Mapping[TableName, frozenset[str]]  # captured tables → columns that the mapping needs
     kafka: Mapping[str, Any]  # librdkafka's settings, bootstrap.servers at least
     session: Mapping[str, str] = field(default_factory=dict)
+    role: str | None = None  # under which the tables are read
     partitions: int = 4
     replication: int = 1
     heartbeat_seconds: float = 10.0
@@ -120,6 +121,7 @@ def settings_for(system: str, pipeline: _Pipeline) -> SourceSettings:
         tables=tables,
         kafka={"bootstrap.servers": config.kafka.bootstrap, **config.kafka.settings},
         session=told.session,
+        role=told.role,
         partitions=config.kafka.partitions,
         replication=config.kafka.replication,
         heartbeat_seconds=told.heartbeat_seconds,
@@ -227,14 +229,15 @@ class Source:
         self._stopping.set()
         self._waker.wake()
 
-    def _connect(self) -> psycopg.Connection[Any]:
-        return connect(self.settings.dsn, self.settings.session, application=f"concord source {self.settings.system}")
+    def _connect(self, role: str | None = None) -> psycopg.Connection[Any]:
+        """Publication, slot and the schema concord are the login's affair: `role` is for reading the tables."""
+        return connect(self.settings.dsn, self.settings.session, f"concord source {self.settings.system}", role)
 
     def _stream_once(self, delivery: Delivery) -> None:
         settings = self.settings
         with self._connect() as conn:
             with translated("preparing the schema concord"):
-                concord_schema.ensure(conn)
+                concord_schema.ensure(conn, settings.role)
             store = SnapshotStore(conn, settings.slot)
             self._prepare(conn, store)
             for schema, table in settings.tables:
@@ -478,7 +481,7 @@ class Source:
 
     def _snapshot(self, aborted: _Ending) -> None:
         settings = self.settings
-        with self._connect() as conn, selectors.DefaultSelector() as selector:
+        with self._connect(settings.role) as conn, selectors.DefaultSelector() as selector:
             asked = threading.Event()
             conn.add_notify_handler(lambda _: asked.set())
             with translated("listening for what is asked for"):

@@ -209,6 +209,11 @@ class SnapshotStore:
             )
 
 
+def _named(*names: str) -> sql.SQL:
+    """An identifier in a statement with placeholders: a per cent sign in it is none."""
+    return sql.SQL(sql.Identifier(*names).as_string().replace("%", "%%"))
+
+
 @dataclass(slots=True)
 class Snapshotter:
     """Reads chunks and has them sent. One thread, on a connection of its own."""
@@ -402,14 +407,14 @@ class Snapshotter:
             given = sql.SQL(", ").join(sql.SQL("{}::text[]").format(sql.Placeholder()) for _ in types)
             numbers = range(len(types))
             matches = sql.SQL(" AND ").join(
-                sql.SQL("t.{} = k.{}::{}").format(sql.Identifier(name), sql.Identifier(f"k{i}"), kind)
+                sql.SQL("t.{} = k.{}::{}").format(_named(name), sql.Identifier(f"k{i}"), kind)
                 for i, name, kind in zip(numbers, table.primary_key, types, strict=True)
             )
             query = sql.SQL("SELECT {} FROM unnest({}) AS k({}) WHERE NOT EXISTS (SELECT FROM {} t WHERE {})").format(
                 sql.SQL(", ").join(sql.Identifier(f"k{i}") for i in numbers),
                 given,
                 sql.SQL(", ").join(sql.Identifier(f"k{i}") for i in numbers),
-                sql.Identifier(facts.schema, facts.name),
+                _named(facts.schema, facts.name),
                 matches,
             )
             at = {name: i for i, name in enumerate(table.primary_key)}

@@ -252,6 +252,7 @@ def _problems(config: Config, names: _Names) -> Iterator[Problem]:
             yield Problem(where, f"{name!r} cannot be a system's name", "lower case letters, digits and _, at most 20, a letter first")
         elif name in RESERVED_SYSTEMS or name in ENTITY_KEYS | FIELD_KEYS:
             yield Problem(where, f"the name {name!r} is taken by Concord itself", "choose another")
+        yield from _session_problems(where, system)
         if system.rank in ranks:
             yield Problem(
                 f"{where}.rank",
@@ -264,6 +265,17 @@ def _problems(config: Config, names: _Names) -> Iterator[Problem]:
         slots.setdefault((system.dsn, system.slot), name)
     for name, entity in config.entities.items():
         yield from _entity_problems(name, entity, names)
+
+
+_OURS = {"datestyle", "timezone", "intervalstyle", "extra_float_digits", "bytea_output", "lc_monetary", "client_encoding"}
+
+
+def _session_problems(where: str, system: System) -> Iterator[Problem]:
+    for name in system.session:
+        if name.lower() in _OURS:
+            yield Problem(f"{where}.session.{name}", "is set by Concord: values are compared as they are printed", "take it out")
+        elif name.lower() in ("role", "session_authorization"):
+            yield Problem(f"{where}.session.{name}", "would hold while streaming the log too", f"say {where}.role")
 
 
 def _entity_problems(name: str, entity: Entity, names: _Names) -> Iterator[Problem]:

@@ -210,6 +210,9 @@ entities:
     ("old", "new", "expected"),
     [
         ("rank: 2", "rank: 1", "systems.erp.rank: is 1 as that of crm"),
+        ("session: {app.tenant: 42}", "session: {timezone: x}", "systems.erp.session.timezone: is set by Concord"),
+        ("session: {app.tenant: 42}", "session: {role: x}", "systems.erp.session.role: would hold while streaming the log too"),
+        ("session: {app.tenant: 42}", "role: ''", "systems.erp.role: is empty"),
         ("owner: crm", "ownr: crm", "entities.customer.ownr: unknown key 'ownr' (did you mean owner?)"),
         ("owner: erp", "owner: warehouse", "entities.customer.fields.at.owner: 'warehouse' is no system of at"),
         ("ref: customer", "ref: custommer", "entities.customer.fields.parent.ref: there is no entity 'custommer' (did you mean customer?)"),

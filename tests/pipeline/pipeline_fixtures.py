@@ -117,6 +117,7 @@ class RunningPipeline:
         assert expect is None or done.returncode == expect, (
             f"concord {args} ended with {done.returncode}\n{done.stdout.decode()}\n{done.stderr.decode()}\n{self.tail()}"
         )
+        assert done.stdout, f"concord {args} said nothing, {done.returncode}\n{done.stderr.decode()}\n{self.tail()}"
         return json.loads(done.stdout)
 
     def up(self) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
+
 import psycopg
 import psycopg.errors
 import pytest
+from psycopg import sql
 
+from connectors import concord_schema
 from connectors.postgres import connect, translated
 from schemas.errors import ConcordError, Refused, Retriable, UnfitDatabase
 
@@ -71,3 +75,23 @@ def test_sessions_print_values_the_one_way(database: str) -> None:
             "0.1::float8::text, current_setting('app.tenant')"
         ).fetchone()
     assert row == ("2026-11-23 13:00:00.5+00", "1 mon 2 days", "\\xab", "0.1", "4 2\\x")
+
+
+def test_a_session_takes_its_role_or_says_why_not(database: str) -> None:
+    role = f"role {uuid.uuid4().hex[:8]}%"
+    with psycopg.connect(database, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+        try:
+            with connect(database, role=role) as conn:
+                assert conn.execute("SELECT current_user, session_user <> current_user").fetchone() == (role, True)
+                concord_schema.ensure(admin, role)  # type: ignore[arg-type]
+                concord_schema.ensure(admin, role)  # type: ignore[arg-type]
+                conn.execute("INSERT INTO concord.progress VALUES ('t', 0, 1)")  # I2: in the same transaction as the rows
+                assert concord_schema.version(conn) == concord_schema.LATEST
+            with pytest.raises(UnfitDatabase, match=r"may not take the role 'nobody at all', or there is none: GRANT nobody at all TO"):
+                connect(database, role="nobody at all")
+            with pytest.raises(UnfitDatabase, match="may not take the role 'nobody at all'"):
+                concord_schema.ensure(admin, "nobody at all")  # type: ignore[arg-type]
+        finally:
+            admin.execute(sql.SQL("DROP OWNED BY {0} CASCADE").format(sql.Identifier(role)))
+            admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
