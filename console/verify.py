@@ -24,16 +24,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from psycopg import sql
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
 from connectors import concord_schema
+from connectors.rows import FlatRows, cast_type, quoted
 from console import wiring
 from console.logs import first_line
 from console.status import Observer
-from schemas.catalog import Table
 from schemas.change import Canonical, parse_row_name
 from schemas.config import Config
 from schemas.errors import ConcordError, MappingError, UnfitDatabase
@@ -187,61 +186,47 @@ def _count_in_kafka(config: Config, report: Report) -> None:
 
 
 class Rows:
-    """A binding's table: in the order of its key, or by keys; each row as column → text."""
+    """A binding's flat rows: in the order of the root's key, or by keys."""
 
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
-        table = binding.table
-        wanted = {*binding.key_columns, *binding.needed, *(column for columns in binding.columns.values() for column in columns)}
-        self.columns = [column.name for column in table.columns if column.name in wanted]
-        name, key = sql.Identifier(table.schema, table.name), binding.key_columns
-        select = sql.SQL("SELECT {} FROM {} AS t").format(
-            sql.SQL(", ").join(sql.SQL("t.{}::text").format(sql.Identifier(column)) for column in self.columns), name
-        )
-        keys = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(column)) for column in key)
-        order = sql.SQL(" ORDER BY {} LIMIT {}").format(keys, sql.Literal(CHUNK))
-        casts = [sql.SQL(_type(table, column)) for column in key]  # as format_type printed it: quoted already
-        self._first = select + order
-        self._after = (
-            select
-            + sql.SQL(" WHERE ({}) > ({})").format(keys, sql.SQL(", ").join(sql.SQL("%s::{}").format(cast) for cast in casts))
-            + order
-        )
-        numbered = [sql.Identifier(f"k{number}") for number in range(len(key))]
-        self._by_key = select + sql.SQL(" JOIN unnest({}) AS wanted({}) ON {}").format(
-            sql.SQL(", ").join(sql.SQL("%s::text[]") for _ in key),
-            sql.SQL(", ").join(numbered),
-            sql.SQL(" AND ").join(
-                sql.SQL("t.{} = wanted.{}::{}").format(sql.Identifier(column), number, cast)
-                for column, number, cast in zip(key, numbered, casts, strict=True)
-            ),
-        )
+        self._flat = flat = FlatRows(binding)
+        key = binding.key_columns
+        columns = ", ".join(f"r.{quoted(column)}" for column in binding.root_columns)
+        in_order, after = (", ".join(f"{alias}.{quoted(column)}" for column in key) for alias in ("t", "r"))
+        casts = [f"%s::{cast_type(binding.table, column)}" for column in key]
+
+        def chunk(where: str) -> str:  # the roots first, then what hangs at them
+            return flat.select(
+                f"(SELECT {columns} FROM {flat.root} r {where}ORDER BY {after} LIMIT {CHUNK}) t", among=f"ORDER BY {in_order}"
+            )
+
+        self._first = chunk("")
+        self._after = chunk(f"WHERE ({after}) > ({', '.join(casts)}) ")
+        numbered = [f"k{number}" for number in range(len(key))]
+        on = [f"r.{quoted(column)} = w.{k}::{cast_type(binding.table, column)}" for column, k in zip(key, numbered, strict=True)]
+        wanted = f"unnest({', '.join('%s::text[]' for _ in key)}) AS w({', '.join(numbered)})"
+        self._by_key = flat.select(f"(SELECT {columns} FROM {wanted} JOIN {flat.root} r ON {' AND '.join(on)}) t")
 
     def chunks(self, connection: Connection) -> Iterator[list[Row]]:
         """The whole table. Each chunk is a statement of its own: no transaction stays open, no snapshot holds back VACUUM."""
-        cursor = connection.execute(self._first)
-        while rows := self._rows(cursor):
+        rows = self._rows(connection, self._first, ())
+        while rows:
             yield rows
             if len(rows) < CHUNK:
                 return
-            cursor = connection.execute(self._after, [rows[-1][column] for column in self.binding.key_columns])
+            rows = self._rows(connection, self._after, [rows[-1][column] for column in self.binding.key_columns])
 
     def by_key(self, connection: Connection, keys: Iterable[str]) -> dict[str, Row]:
         """Those that are there and in scope, by key."""
         wanted = [self.binding.key_values(key) for key in keys]
         if not wanted:
             return {}
-        cursor = connection.execute(self._by_key, [[key[column] for key in wanted] for column in self.binding.key_columns])
-        return {self.binding.key_of(row): row for row in self._rows(cursor) if self.binding.in_scope(row)}
+        rows = self._rows(connection, self._by_key, [[key[column] for key in wanted] for column in self.binding.key_columns])
+        return {self.binding.key_of(row): row for row in rows if self.binding.in_scope(row)}
 
-    def _rows(self, cursor: psycopg.Cursor[tuple[Any, ...]]) -> list[Row]:
-        return [dict(zip(self.columns, row, strict=True)) for row in cursor]
-
-
-def _type(table: Table, name: str) -> str:
-    column = table.column(name)
-    assert column is not None  # the mapping was compiled from this table
-    return column.type
+    def _rows(self, connection: Connection, statement: str, parameters: Sequence[Any]) -> list[Row]:
+        return [self._flat.row(values) for values in connection.execute(statement.encode(), parameters)]
 
 
 class Crosswalk:

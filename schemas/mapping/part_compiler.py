@@ -236,6 +236,7 @@ class PartCompiler:
     def _aggregate(self, where: str, name: str, given: AggregateConfig, table: Table) -> Aggregate:
         column = None if given.column is None else table.column(given.column)
         sorting: tuple[Sorting, ...] = ()
+        form: Callable[[str], str] | None = None
         if given.column is not None and column is None:
             self._problem(where, f"{table} has no column {given.column!r}", did_you_mean(given.column, [c.name for c in table.columns]))
         elif column is not None:
@@ -247,9 +248,15 @@ class PartCompiler:
             elif given.function in ("max", "min"):
                 sort = self._sort(where, table, Order(column=column.name))
                 sorting = (sort,) if sort is not None else ()
+            elif given.function == "list":
+                form = _normal_text(codec.read)
         if given.function == "list":
             sorting = self._sorting(f"{where}.by", table, given.by)
-        return Aggregate(name, given.function, given.column, sorting, given.separator)
+        return Aggregate(name, given.function, given.column, sorting, given.separator, form)
+
+
+def _normal_text(read: kinds.Read | None) -> Callable[[str], str] | None:
+    return None if read is None else lambda text: kinds.as_text(read(text))
 
 
 def _own(part: str, column: str) -> str | None:

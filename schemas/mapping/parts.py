@@ -124,6 +124,7 @@ class Aggregate:
     column: str | None
     sorting: tuple[Sorting, ...] = ()  # max, min: the column's own. list: the order; the rows' key comes last
     separator: str | None = None
+    form: Callable[[str], str] | None = None  # list: of an element, the same whether it comes from an event or from the table
 
     def of(self, rows: Iterable[Texts]) -> str | None:
         """`rows`: those that count, in any order."""
@@ -137,8 +138,8 @@ class Aggregate:
         match self.function:
             case "count":
                 return str(len(texts))
-            case "list" if texts:
-                return orjson.dumps(texts).decode() if self.separator is None else self.separator.join(texts)
+            case "list":
+                return self.listed(texts)
             case "sum" if texts:
                 return added(texts)
             case "max" if texts:
@@ -146,6 +147,13 @@ class Aggregate:
             case "min" if texts:
                 return min(texts, key=self.sorting[0].value)
         return None
+
+    def listed(self, texts: Sequence[str]) -> str | None:
+        """A list's value, of what is in it, in order."""
+        elements = [text if self.form is None else self.form(text) for text in texts]
+        if not elements:
+            return None
+        return orjson.dumps(elements).decode() if self.separator is None else self.separator.join(elements)
 
 
 @dataclass(frozen=True)
