@@ -16,18 +16,24 @@ safe in statements with placeholders (`%%`): give parameters, if only an empty l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from functools import cache
+from types import UnionType
+from typing import cast
 
 import orjson
 from psycopg import sql
 
 from schemas.catalog import Column, Table
+from schemas.change import Canonical
 from schemas.mapping import ROOT, Binding, Part
-from schemas.mapping.parts import Aggregate
+from schemas.mapping.documents import Path
+from schemas.mapping.kinds import as_text, codec_for
+from schemas.mapping.parts import Aggregate, Others
 
 _NUMBERS = {"smallint", "integer", "bigint", "numeric", "real", "double precision", "oid"}
+_COMPARED_AS_TEXT = {"citext", "interval", "xml"}  # what PostgreSQL calls equal may be two texts, or there is no equality
 _TEXTS = {"text", "character varying", "character"}
 
 # What of a prefixed link can be a key of these types, so that a cast of it never fails. Only what is spelled as PostgreSQL spells it.
@@ -60,15 +66,8 @@ def table_name(table: Table) -> str:
 
 
 def in_scope(part: Part, alias: str) -> list[str]:
-    """The part's `where` as conditions."""
-    conditions = []
-    for column, texts in part.scope.items():
-        at, of_type = f"{alias}.{quoted(column)}", cast_type(part.table, column)
-        any_of = [f"{at} = {literal(text)}::{of_type}" for text in texts if text is not None]
-        if None in texts:
-            any_of.append(f"{at} IS NULL")
-        conditions.append(any_of[0] if len(any_of) == 1 else f"({' OR '.join(any_of)})")
-    return conditions
+    """The part's `where` as conditions: the same as `Part.in_scope`."""
+    return [_counts(part.table, alias, *test) for test in part.tests]
 
 
 def linked(binding: Binding, part: Part, alias: str, above: str) -> list[str]:
@@ -189,6 +188,60 @@ def _drawn(aggregate: Aggregate) -> str:
             return f"(json_agg({column}::text ORDER BY {order}) {there})::text"
     sorting = replace(aggregate.sorting[0], descending=aggregate.function == "max")  # not every type has a max
     return f"(array_agg({column}::text ORDER BY {sorting.sql(column)}) {there})[1]"
+
+
+def _counts(table: Table, alias: str, column: str, read: object, allowed: Container[Canonical]) -> str:
+    described, at = _described(table, column), f"{alias}.{quoted(column)}"
+    excluded = isinstance(allowed, Others)
+    values = allowed.these if isinstance(allowed, Others) else cast("frozenset[Canonical]", allowed)
+    texts = sorted({value if isinstance(value, str) else as_text(value) for value in values if value is not None})
+    if isinstance(read, Path):
+        there, any_of = _inside(read, described.base, at, texts)
+    else:
+        there, any_of = at, [_equals(described, at, value) for value in sorted(values - {None}, key=str)]
+    if excluded:
+        return f"CASE WHEN {there} IS NULL THEN {str(None not in values).lower()} ELSE NOT ({' OR '.join(any_of) or 'false'}) END"
+    if None in values:
+        any_of.append(f"{there} IS NULL")
+    return any_of[0] if len(any_of) == 1 else f"({' OR '.join(any_of)})"
+
+
+def _equals(column: Column, at: str, value: Canonical) -> str:
+    codec = codec_for(column)
+    assert codec is not None
+    assert value is not None
+    text = literal(as_text(value if codec.write is None else codec.write(value)))
+    if column.base in _COMPARED_AS_TEXT:
+        return f"{at}::text = {text}"
+    return f"{at} = {text}::{column.type.replace('%', '%%')}"
+
+
+def _inside(path: Path, base: str, at: str, texts: Sequence[str]) -> tuple[str, list[str]]:
+    """A place inside a document as text, null where nothing stands there; and that it is one of these values."""
+    if path.hstore:
+        found = f"({at} -> {literal(str(path.steps[0]))})"
+        return found, [f"{found} = {literal(text)}" for text in texts]
+    value = "(" + " -> ".join([at, *(literal(step) if isinstance(step, str) else str(step) for step in path.steps)]) + ")"
+    found = f"({value} #>> '{{}}')"
+    if not path.as_text:
+        return found, [f"{value}::jsonb = {literal(text)}::jsonb" for text in texts]
+    same = []
+    for text in texts:
+        number = f"{found}::numeric = {literal(text)}::numeric" if _is_json(text, int | float) else "false"
+        document = f"{value}::jsonb = {literal(text)}::jsonb" if _is_json(text, list | dict) else "false"
+        same.append(
+            f"CASE {base}_typeof({value}) WHEN 'number' THEN {number} WHEN 'object' THEN {document} WHEN 'array' THEN {document}"
+            f" ELSE {found} = {literal(text)} END"
+        )
+    return found, same
+
+
+def _is_json(text: str, of_type: type | UnionType) -> bool:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(value, of_type) and not isinstance(value, bool)
 
 
 def _prefixed(part: Part, at: str, pointed: str, key: Column) -> str:

@@ -385,7 +385,7 @@ class _Compiler:
             one_of_these = not isinstance(values, Except)
             scope[column.name] = tuple(texts) if one_of_these and path is None else scope.get(column.name, ())
             allowed = frozenset(normal)
-            tests.append((column.name, codec.read if path is None else path.read, allowed if one_of_these else Others(allowed)))
+            tests.append((column.name, codec.read if path is None else path, allowed if one_of_these else Others(allowed)))
         return scope, tuple(tests)
 
     def _text(self, where: str, codec: kinds.Codec, value: Canonical) -> str | None:

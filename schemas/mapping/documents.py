@@ -104,6 +104,8 @@ class Path:
             return kinds.normal_json(_spelled(value))
         return self._text(value)
 
+    __call__ = read
+
     def written(self, document: str | None, text: str | None) -> str | None:
         """The document with `text` there. The same one if it stands there already, None if there is neither. Raises ValueError where the
         document has something else on the way."""

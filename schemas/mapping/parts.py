@@ -185,6 +185,11 @@ class Part:
         return f"{self.name} ({self.table})"
 
     @property
+    def tests(self) -> tuple[Test, ...]:
+        """What decides whether a row counts. A place inside a document is read by its `documents.Path`."""
+        return self._tests
+
+    @property
     def key_columns(self) -> tuple[str, ...]:
         return self.table.primary_key
 
