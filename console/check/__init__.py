@@ -30,7 +30,7 @@ from console.check.homes import homes
 from console.check.inserts import check_inserts
 from console.check.keys import check_cycles, check_keys
 from console.check.publications import check_publications
-from console.check.server import check_server, too_old
+from console.check.server import check_role, check_server, too_old
 from console.check.tables import check_tables
 from console.check.values import check_values
 from console.kafka import Cluster
@@ -62,17 +62,25 @@ def check_databases(config: Config, found: Checked, *, rows: bool = True) -> Non
     """The configuration and all databases that answer."""
     with ExitStack() as stack:
         databases: dict[str, Database] = {}
-        for system in config.systems:
+        logins: dict[str, Database] = {}  # publications, slots and the schema concord are the login's affair, rows the role's
+        for system, told in config.systems.items():
             try:
-                connection = stack.enter_context(wiring.session(config, system))
-                db = Database(config, system, connection, read_tables(connection, table_names(config, system)), found)
-                if not too_old(db):
-                    databases[system] = db
+                connection = stack.enter_context(wiring.session(config, system, as_role=False))
+                login = Database(config, system, connection, read_tables(connection, table_names(config, system)), found)
+                if too_old(login):
+                    continue
+                logins[system] = login
+                if told.role is not None:
+                    connection = stack.enter_context(wiring.session(config, system))
+                databases[system] = login if told.role is None else Database(config, system, connection, login.tables, found)
             except ConcordError as error:
                 _unanswered(system, error, found)
-        for db in databases.values():
-            _asking(db, check_server)
-            _asking(db, check_publications)
+        for login in logins.values():
+            _asking(login, check_server)
+            _asking(login, check_publications)
+        for system, db in databases.items():
+            if config.systems[system].role is not None:
+                _asking(db, check_role)
         if len(databases) == len(config.systems):
             _together(config, databases, found, rows)
 

@@ -139,10 +139,21 @@ def _rights(db: Database) -> None:
         "AND NOT rolreplication AND NOT rolsuper ORDER BY 1"
     ):
         db.problem(About.RIGHTS, f"role {role} may not replicate", f"ALTER ROLE {role} REPLICATION")
+    _origin_functions(db, ["create", "session_setup", *(["xact_setup"] if db.told.role is None else [])])
+    if not concord_schema.version(db.connection) and not db.one("SELECT has_database_privilege(current_database(), 'CREATE')"):
+        db.problem(About.RIGHTS, f"role {db.role} may not create the schema concord", f"GRANT CREATE ON DATABASE {db.name} TO {db.role}")
+
+
+def check_role(db: Database) -> None:
+    """What `systems.….role` needs besides its rights on the tables; those on the schema concord are granted when Concord starts."""
+    _origin_functions(db, ["xact_setup"])  # each transaction says what it has applied
+
+
+def _origin_functions(db: Database, wanted: list[str]) -> None:
     functions = db.rows(
         "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname = ANY(%s) "
         "AND NOT has_function_privilege(oid, 'EXECUTE') ORDER BY 1",
-        ["pg_replication_origin_create", "pg_replication_origin_session_setup", "pg_replication_origin_xact_setup"],
+        [f"pg_replication_origin_{name}" for name in wanted],
     )
     if functions:
         named = ", ".join(row[0] for row in functions)
@@ -151,8 +162,6 @@ def _rights(db: Database) -> None:
             f"role {db.role} may not use replication origins, by which our own writes are told from the application's",
             f"GRANT EXECUTE ON FUNCTION {named} TO {db.role}",
         )
-    if not concord_schema.version(db.connection) and not db.one("SELECT has_database_privilege(current_database(), 'CREATE')"):
-        db.problem(About.RIGHTS, f"role {db.role} may not create the schema concord", f"GRANT CREATE ON DATABASE {db.name} TO {db.role}")
 
 
 def _schema_version(db: Database) -> None:

@@ -86,8 +86,8 @@ def _row_security(db: Database, name: str, table: Table) -> None:
     if visible and there is not None and there >= 0:  # -1: nobody has counted yet
         what += f"; it sees {visible[0][0]:,} of about {there:,} rows"
         hidden_all = not visible[0][0] and there > 0
-    if db.told.session and not hidden_all:
-        db.note(About.VISIBILITY, what, "do the settings under `session` and the rows that count (`where`) go together?", name)
+    if (db.told.session or db.told.role) and not hidden_all:
+        db.note(About.VISIBILITY, what, "do `role`, the settings under `session` and the rows that count (`where`) go together?", name)
         return
     mend = f"systems.{db.system}.role: one with BYPASSRLS; or systems.{db.system}.session for our sessions, with `where` for the same rows"
     db.problem(About.VISIBILITY, what, mend, name)

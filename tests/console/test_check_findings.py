@@ -465,6 +465,23 @@ def test_rows_that_row_level_security_hides_are_counted(plain: World, role: str,
     assert matching(plain.found(none).problems, "crm: public.account", "sees 0 of about 50 rows")
 
 
+def test_the_login_is_asked_about_the_server_and_the_role_about_the_rows(plain: World, role: str, database: str) -> None:
+    acting = f"{role}_acting"
+    text = PLAIN.replace("rank: 1", f"rank: 1, role: {acting}")
+    assert matching(plain.found(text).problems, "crm", f"may not take the role '{acting}', or there is none", f"GRANT {acting} TO {role}")
+    plain.do(database, f"CREATE ROLE {acting} NOLOGIN", f"GRANT {acting} TO {role}")
+    try:
+        problems = plain.found(text).problems
+        assert matching(problems, f"role {acting} lacks", f"ON public.account TO {acting}"), told(problems)
+        assert matching(problems, f"role {role} may not create the schema concord")
+        assert matching(problems, "pg_replication_origin_session_setup(text)", f"TO {role}")
+        (xact,) = [one for one in problems if "xact_setup" in one.problem.mend]
+        assert xact.problem.mend.endswith(f"TO {acting}")
+        assert not matching(problems, f"role {acting} may not replicate")
+    finally:
+        plain.do(database, f"DROP ROLE {acting}")
+
+
 def test_a_cleaned_match_value_wants_its_own_index_once_the_table_is_large(plain: World) -> None:
     plain.do(plain.erp, "INSERT INTO partner (number) SELECT n FROM generate_series(1, 12000) n", "ANALYZE partner")
     (note,) = matching(plain.found(PLAIN).notes, "erp: public.partner", "once it is cleaned")
