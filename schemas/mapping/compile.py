@@ -24,7 +24,7 @@ from schemas.errors import ConfigError, Problem
 from schemas.mapping import kinds
 from schemas.mapping.binding import Binding, Delete, Entity, FieldBinding, Kind, Pipeline
 from schemas.mapping.expressions import Expr
-from schemas.mapping.part_compiler import PartCompiler, Resolved, resolved_parts, shape_of
+from schemas.mapping.part_compiler import PartCompiler, Resolved, report_uncounted, resolved_parts, shape_of
 from schemas.mapping.parts import Others, Test
 from schemas.mapping.place_compiler import PlaceCompiler, no_such_column
 from schemas.mapping.places import Place, document_column
@@ -293,7 +293,8 @@ class _Compiler:
                 self._in_scope(where, column, config.insert[column], next(test for test in tests if test[0] == column))
             elif column not in written and column not in always and described is not None and texts and texts[0] is not None:
                 insert[column] = Expr(f"%s::{described.type}", (texts[0],))
-        self._counts_when_made(where, table, tests, {*written, *config.always, *config.insert, *insert} if inserts else None)
+        if inserts:
+            report_uncounted(self._problem, where, table, tests, {*written, *always, *config.insert, *insert})
         compiler = PartCompiler(self._problem, self._scope, self._expressions, self._in_scope, self._not_null)
         compiled = tuple(compiler.part(resolved, parts, config, sides, writable, scope, written, inserts) for resolved in parts)
         if inserts:
@@ -407,15 +408,6 @@ class _Compiler:
             return  # reported as a bad constant
         if value not in allowed:
             self._problem(f"{where}.insert.{column}", f"{given.value!r} would leave the row outside `where`", "insert a value that counts")
-
-    def _counts_when_made(self, where: str, table: Table, tests: Sequence[Test], given: set[str] | None) -> None:
-        """Where null does not count, somebody must give a value. `given`: columns that get one; None: nothing is ever inserted."""
-        for name, _, allowed in tests:
-            column = table.column(name)
-            if given is None or column is None or name in given or column.has_default or not isinstance(allowed, Others) or None in allowed:
-                continue
-            what = f"nothing gives {name} a value, so what is inserted would not count"
-            self._problem(f"{where}.where.{name}", what, f"insert: {{{name}: …}}")
 
     def _not_null(self, where: str, table: Table, known: set[str]) -> None:
         for column in table.columns:

@@ -21,7 +21,7 @@ from schemas.config.problems import did_you_mean
 from schemas.mapping import kinds
 from schemas.mapping.binding import FieldBinding
 from schemas.mapping.expressions import Expr
-from schemas.mapping.parts import ROOT, Aggregate, Comparable, Part, Sorting, Test, number_order, stamp_order
+from schemas.mapping.parts import ROOT, Aggregate, Comparable, Others, Part, Sorting, Test, number_order, stamp_order
 from schemas.mapping.references import key_form
 
 Scope = tuple[dict[str, tuple[str | None, ...]], tuple[Test, ...]]
@@ -92,6 +92,15 @@ def _aggregate_column(name: str, given: AggregateConfig, table: Table) -> Column
     return replace(column, name=name, not_null=False, has_default=False, default=None, identity="")
 
 
+def report_uncounted(report: Report, where: str, table: Table, tests: Sequence[Test], given: set[str]) -> None:
+    """Where null does not count, somebody must give a value (`given`: columns that get one), or what is inserted is not seen again."""
+    for name, _, allowed in tests:
+        column = table.column(name)
+        if column is None or name in given or column.has_default or not isinstance(allowed, Others) or None in allowed:
+            continue
+        report(f"{where}.where.{name}", f"nothing gives {name} a value, so what is inserted would not count", f"insert: {{{name}: …}}")
+
+
 class PartCompiler:
     """Compiles the parts of one binding. Its collaborators are those of the binding's compiler: they report what is wrong."""
 
@@ -146,6 +155,7 @@ class PartCompiler:
         if made:
             filled = set(link) if config.child is not None else set()
             self._not_null(where, table, {*written_here, *insert, *always, *filled})
+            report_uncounted(self._problem, where, table, tests, {*written_here, *insert, *always, *filled})
         sorting = self._sorting(f"{where}.first_by", table, config.first_by) if config.child is not None else ()
         aggregates = {key: self._aggregate(f"{where}.aggregate.{key}", key, given, table) for key, given in config.aggregate.items()}
         wanted = {
