@@ -44,9 +44,11 @@ class Finding:
 
     about: About
     problem: Problem
+    rows: int | None = None  # that it is so of now; None: that is no question, or it was not asked
 
-    def to_json(self) -> dict[str, str]:
-        return {"where": self.problem.where, "what": self.problem.what, "mend": self.problem.mend, "about": self.about.value}
+    def to_json(self) -> dict[str, str | int]:
+        told = {"where": self.problem.where, "what": self.problem.what, "mend": self.problem.mend, "about": self.about.value}
+        return {**told} if self.rows is None else {**told, "rows": self.rows}
 
 
 @dataclass
@@ -64,8 +66,8 @@ class Checked:
     def problem(self, about: About, where: str, what: str, mend: str = "") -> None:
         self._add(self.problems, about, Problem(where, what, mend))
 
-    def note(self, about: About, where: str, what: str, mend: str = "") -> None:
-        self._add(self.notes, about, Problem(where, what, mend))
+    def note(self, about: About, where: str, what: str, mend: str = "", rows: int | None = None) -> None:
+        self._add(self.notes, about, Problem(where, what, mend), rows)
 
     def could_not_ask(self, about: About, where: str, what: str, mend: str = "") -> None:
         self._add(self.unanswered, about, Problem(where, what, mend))
@@ -76,13 +78,13 @@ class Checked:
             self._add(self.problems, about, problem)
 
     @staticmethod
-    def _add(found: list[Finding], about: About, problem: Problem) -> None:
-        finding = Finding(about, problem)
+    def _add(found: list[Finding], about: About, problem: Problem, rows: int | None = None) -> None:
+        finding = Finding(about, problem, rows)
         if finding not in found:  # two entities in one table may find the same of it
             found.append(finding)
 
     def to_json(self) -> dict[str, Any]:
-        def told(found: list[Finding]) -> list[dict[str, str]]:
+        def told(found: list[Finding]) -> list[dict[str, str | int]]:
             return [one.to_json() for one in found]
 
         return {"fit": self.fit, "problems": told(self.problems), "notes": told(self.notes), "unanswered": told(self.unanswered)}
@@ -92,7 +94,8 @@ class Checked:
 
 
 def show(found: Checked, console: Console) -> None:
-    """Problems, what could not be asked, notes; in each by what it is about; what is the same of several places once."""
+    """Problems, what could not be asked, notes; in each by what it is about; what is the same of several places once, and what is true of
+    no row that is there now by name only."""
     for heading, style, findings in (
         ("problem", "bold red", found.problems),
         ("could not be asked", "bold yellow", found.unanswered),
@@ -100,10 +103,13 @@ def show(found: Checked, console: Console) -> None:
     ):
         for about, group in groupby(sorted(findings, key=lambda one: _ORDER[one.about]), key=lambda one: one.about):
             console.print(f"\n[{style}]{_counted(heading, members := list(group))}[/] · [bold]{about.value}[/]", soft_wrap=True)
-            for wheres, what, mends in _folded(members):
+            for wheres, what, mends in _folded([one for one in members if one.rows != 0]):
                 console.print(f"  [bold]{escape(', '.join(wheres))}[/]: {escape(what)}", soft_wrap=True)
                 for mend in mends:
                     console.print(f"      → {escape(mend)}", soft_wrap=True)
+            if of_none := list(dict.fromkeys(one.problem.where for one in members if one.rows == 0)):
+                console.print(f"  every value that is there fits, others would not: {escape(', '.join(of_none))}", soft_wrap=True)
+                console.print("      → concord check --json says what of each", soft_wrap=True)
     if found.problems or found.unanswered or found.notes:
         console.print()
     if found.fit:

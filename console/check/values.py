@@ -28,11 +28,29 @@ SHOWN_LENGTH = 20  # of a code; what is longer is no code, and may be anybody's 
 
 
 @dataclass(frozen=True)
+class _Counts:
+    """For how many rows each test is true. `of`: "1,500 rows now"; None: they were not counted."""
+
+    numbers: tuple[int, ...] = ()
+    of: str | None = None
+
+    @property
+    def rows(self) -> int | None:
+        """Of the test that is true most often."""
+        return None if self.of is None else max(self.numbers, default=None)
+
+    def told(self, test: int) -> str:
+        if self.of is None or not self.numbers:
+            return ""
+        return f" ({self.numbers[test]:,} of {self.of})" if self.numbers[test] else f" (none of {self.of})"
+
+
+@dataclass(frozen=True)
 class _Question:
-    """Things to count in a table, and what to say with the counts: " (37 of 1,500 rows now)", or nothing."""
+    """Things to count in a table, and what to say with the counts."""
 
     tests: tuple[str, ...]
-    say: Callable[[Sequence[str]], None]
+    say: Callable[[_Counts], None]
 
 
 def check_values(pipeline: Pipeline, databases: Mapping[str, Database], found: Checked, *, rows: bool) -> None:
@@ -47,7 +65,7 @@ def check_values(pipeline: Pipeline, databases: Mapping[str, Database], found: C
         asked = [*_nulls(flow, found), *_misfits(flow, found)]
         if flow.source.aggregate:
             for question in asked:
-                question.say([""] * len(question.tests))
+                question.say(_Counts())
             continue
         questions[place] += asked
         if rows:
@@ -65,14 +83,14 @@ def _count(db: Database, table: Table, scope: str, asked: list[_Question], rows:
     tests = [test for question in asked for test in question.tests]
     counts = ", ".join(f"count(*) FILTER (WHERE {test})" for test in tests)
     answer = db.about_rows(f"count(*), {counts}", table, scope) if rows and tests else None
-    told = [""] * len(tests)
+    numbers: list[int] = []
+    of = None
     if answer is not None:
         (total, *numbers), whole = answer
         of = f"{counted(total, 'row')} {'now' if whole else 'that were looked at'}"
-        told = [f" ({number:,} of {of})" if number else f" (none of {of})" for number in numbers]
     for question in asked:
-        question.say(told[: len(question.tests)])
-        del told[: len(question.tests)]
+        question.say(_Counts(tuple(numbers[: len(question.tests)]), of))
+        del numbers[: len(question.tests)]
 
 
 # --- nulls ----------------------------------------------------------------------------------------------------------------------------
@@ -95,14 +113,14 @@ def _nulls(flow: Flow, found: Checked) -> Iterator[_Question]:
     side = f"{target.system}: {{column: {target.side.columns[0]}"
     blank = f'`{side}, blank: ""}}` (read as null again), or ' if needed[0].category == "S" else ""
 
-    def say(counts: Sequence[str]) -> None:
+    def say(counts: _Counts) -> None:
         found.note(
             About.VALUES,
             flow.where,
             f"may be null in {source.told}, but {target.home.table.name}.{names} in {target.system} is NOT NULL: a null becomes a dead "
-            "letter"
-            f"{counts[0] if counts else ''}",
+            f"letter{counts.told(0)}",
             f"{blank}`{side}, default: …}}` (stays)",
+            counts.rows,
         )
 
     count = " AND ".join(f"t.{named(column.name)} IS NULL" for column in source.columns)
@@ -124,13 +142,14 @@ def _misfits(flow: Flow, found: Checked) -> Iterator[_Question]:
         if not found_out:
             continue
 
-        def say(counts: Sequence[str], into: Column = into, found_out: Sequence[Misfit] = found_out) -> None:
+        def say(counts: _Counts, into: Column = into, found_out: Sequence[Misfit] = found_out) -> None:
             told = [
-                f"{misfit.what} are {'refused, as dead letters' if misfit.refused else 'rounded'}{count}"
-                for misfit, count in zip(found_out, counts, strict=True)
+                f"{misfit.what} are {'refused, as dead letters' if misfit.refused else 'rounded'}{counts.told(number)}"
+                for number, misfit in enumerate(found_out)
+                if not counts.rows or counts.numbers[number]  # what is true of some rows says enough
             ]
             what = f"{source.told} is {shown(column)}, {target.told} {shown(into)}: there values {'; '.join(told)}"
-            found.note(About.VALUES, flow.where, what, "; ".join(dict.fromkeys(misfit.mend for misfit in found_out)))
+            found.note(About.VALUES, flow.where, what, "; ".join(dict.fromkeys(misfit.mend for misfit in found_out)), counts.rows)
 
         yield _Question(tuple(misfit.test or "" for misfit in found_out), say)
 
