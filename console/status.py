@@ -57,11 +57,14 @@ def stream_topics(config: Config) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name, entity in config.entities.items():
         for system, binding in entity.bindings.items():
-            if (place := table_name(binding.table)) is not None:
-                found.setdefault(topics.captured(system, *place), set()).add(name)
-                found.setdefault(topics.links(system, *place), set()).add(name)
+            for table in (binding.table, *(part.table for part in binding.parts.values())):
+                if (place := table_name(table)) is not None:
+                    found.setdefault(topics.captured(system, *place), set()).add(name)
         found[topics.claims(name)] = {name}
         found[topics.changes(name)] = {name}
+    for system in config.systems:
+        for topic, entities in wiring.row_topics(config, system).items():
+            found.setdefault(topic, set()).update(entities)
     return found
 
 

@@ -35,7 +35,7 @@ from schemas import topics
 from schemas.catalog import Table
 from schemas.config import Config, load
 from schemas.errors import Retriable, UnfitDatabase
-from schemas.mapping import Pipeline, compile_config, table_names
+from schemas.mapping import Pipeline, compile_config, table_name, table_names
 from schemas.registry import open_registry
 from schemas.topics import Topic
 
@@ -123,7 +123,7 @@ def topics_of(config: Config) -> list[Topic]:
     for system in config.systems:
         for schema, table in table_names(config, system):
             wanted.append(topics.retained(topics.captured(system, schema, table), count, REPLAY_DAYS))
-            wanted.append(topics.retained(topics.links(system, schema, table), count, STEP_DAYS))
+        wanted += [topics.retained(name, count, STEP_DAYS) for name in sorted(row_topics(config, system))]
         wanted.append(topics.retained(topics.dead(system), count, RECORD_DAYS))
     for entity in config.entities:
         wanted.append(topics.retained(topics.claims(entity), count, STEP_DAYS))
@@ -131,6 +131,21 @@ def topics_of(config: Config) -> list[Topic]:
         wanted.append(topics.compacted(topics.golden(entity), count))
         wanted.append(topics.retained(topics.conflicts(entity), count, RECORD_DAYS))
     return wanted
+
+
+def row_topics(config: Config, system: str) -> dict[str, set[str]]:
+    """The topics of a system between the steps before `changes` → the entities they are of. Rows of a binding with parts are put together
+    in a topic of its own."""
+    found: dict[str, set[str]] = {}
+    for name, entity in config.entities.items():
+        binding = entity.bindings.get(system)
+        place = table_name(binding.table) if binding is not None else None
+        if binding is None or place is None:
+            continue
+        joined = [topics.join(system, name), topics.joined_links(system, name)]
+        for topic in joined if binding.parts else [topics.links(system, *place)]:
+            found.setdefault(topic, set()).add(name)
+    return found
 
 
 def ensure_topics(config: Config) -> None:

@@ -23,8 +23,18 @@ def captured(system: str, schema: str, table: str) -> str:
 
 
 def links(system: str, schema: str, table: str) -> str:
-    """Answers to a table's claims."""
+    """Answers to the claims of a table's rows."""
     return f"links.{system}.{schema}.{table}"
+
+
+def join(system: str, entity: str) -> str:
+    """Messages of the join that puts an entity's rows together, in one system."""
+    return f"join.{system}.{entity}"
+
+
+def joined_links(system: str, entity: str) -> str:
+    """Answers to the claims of rows that a join puts together. An entity's name has no dot, so it is no table's."""
+    return f"links.{system}.{entity}"
 
 
 def claims(entity: str) -> str:

@@ -1,6 +1,7 @@
 """The streams as one Faust app: all agents of a pipeline, wired. Any number of workers share the partitions.
 
-    intake (per root table) ⇄ identify (per entity with a match value) ; intake ──▶ merge (per entity)
+    intake (per captured table) ⇄ identify (per entity with a match value) ; intake ──▶ merge (per entity)
+              └──▶ join (per binding with parts) ⇄ identify                  ; join   ──▶ merge
 
 Importing this starts nothing; `create_app` gives each caller an app of its own.
 """
@@ -24,6 +25,7 @@ from schemas.serde import Codec
 from streams.crosswalk import Crosswalk
 from streams.identify import Identify
 from streams.intake import Intake
+from streams.join import Join
 from streams.letters import DeadLetters
 from streams.merge import Merge
 from streams.metrics import PART
@@ -67,11 +69,15 @@ def create_app(pipeline: Pipeline, registry: Registry, *, worker: int = 0, **set
     app.crosswalk = crosswalk
     letters = DeadLetters(app, pipeline, codec)
     app.on_poison = letters.poison
-    intakes = []
+    intakes = [
+        Intake(app, pipeline, system, table, codec, crosswalk, letters)
+        for system in pipeline.systems
+        for table in pipeline.captured(system)
+    ]
     for system in pipeline.systems:
-        roots = {(binding.table.schema, binding.table.name) for binding in pipeline.tables(system)}
-        for schema, table in sorted(roots):
-            intakes.append(Intake(app, pipeline, pipeline.binding_for(system, schema, table), codec, crosswalk, letters))
+        for binding in pipeline.tables(system):
+            if binding.parts:
+                Join(app, pipeline, binding, crosswalk, letters)
     for entity in pipeline.entities.values():
         if entity.match_on:
             Identify(app, pipeline, entity, codec, letters)

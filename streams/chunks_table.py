@@ -9,7 +9,7 @@ immutable: a table gives out the very object that was put in, and undoing a chun
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any, Generic, TypeVar, cast
 
 import orjson
@@ -76,6 +76,15 @@ class ChunkTable(Table[str, V], Generic[V]):
         """What is held of one partition; not to be changed."""
         return self._partitions.get(partition, {})
 
+    def _hold(self, partition: int) -> dict[str, V]:
+        held = self._partitions.get(partition)
+        if held is None:
+            held = self._partitions[partition] = self._empty()
+        return held
+
+    def _empty(self) -> dict[str, V]:
+        return {}
+
     def _visible(self) -> dict[str, V]:
         chunk = current_chunk.get()
         if chunk is not None:
@@ -116,7 +125,7 @@ class ChunkTable(Table[str, V], Generic[V]):
             raise RuntimeError(f"table {self.name!r} can only be changed while an agent works on a chunk")
         if chunk.stale:
             raise Forgotten(repr(chunk))
-        held = self._partitions.setdefault(chunk.partition, {})
+        held = self._hold(chunk.partition)
         chunk.changes.setdefault((self, key), held.get(key, MISSING))
         return held
 
@@ -187,7 +196,7 @@ class ChunkTable(Table[str, V], Generic[V]):
 
     def recover(self, partition: int, records: Iterable[Any]) -> None:
         """Apply changelog records, in order."""
-        held, decode = self._partitions.setdefault(partition, {}), self.decode
+        held, decode = self._hold(partition), self.decode
         offset = None
         for record in records:
             offset = record.offset
@@ -213,6 +222,53 @@ class ChunkTable(Table[str, V], Generic[V]):
         for partition in self._offsets.keys() - kept:
             del self._offsets[partition]
         await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
+
+
+class Grouped(dict[str, V]):
+    """A dict that finds the entries of a group: those whose keys are `group␀member`, no further NUL in `member`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups: dict[str, dict[str, V]] = {}
+
+    def __setitem__(self, key: str, value: V) -> None:
+        super().__setitem__(key, value)
+        group, nul, member = key.rpartition("\0")
+        if nul:
+            self.groups.setdefault(group, {})[member] = value
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        group, nul, member = key.rpartition("\0")
+        if nul:
+            members = self.groups[group]
+            del members[member]
+            if not members:
+                del self.groups[group]
+
+    def pop(self, key: str, *default: Any) -> Any:
+        if key not in self:
+            return super().pop(key, *default)
+        value = self[key]
+        del self[key]
+        return value
+
+
+class GroupedTable(ChunkTable[bytes]):
+    """A table whose entries may be members of groups, so that a large group need not be one value. Values are bytes as they are: small
+    ones take a fraction of what they would as objects."""
+
+    def __init__(self, app: AppT, **kwargs: Any) -> None:
+        super().__init__(app, encode=bytes, decode=bytes, **kwargs)
+
+    def _empty(self) -> dict[str, bytes]:
+        return Grouped()
+
+    def members(self, group: str) -> Mapping[str, bytes]:
+        """Of the chunk's partition; not to be changed, and gone with the next change."""
+        chunk = current_chunk.get()
+        held = self._partitions.get(chunk.partition) if chunk is not None else None
+        return held.groups.get(group, {}) if isinstance(held, Grouped) else {}
 
 
 class ChunkRecovery(Recovery):

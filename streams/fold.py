@@ -141,8 +141,9 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
         edits = edited
     conflicts: list[Conflict] = []
     deleted = gone and not echo and rules.delete != "ignore" and (was_alive or held is _NO_ROW)
+    back = not gone and not echo and not was_alive and held is not _NO_ROW  # also when it is as it was when it left scope
     won = False
-    if edits or deleted:
+    if edits or deleted or back:
         rank = rules.ranks[system]
         first_sight = change.op is Op.READ or (change.op is Op.UPDATE and not was_alive)
         # hlc-seen. An echo's own writes were made on top of what it brought.
@@ -171,7 +172,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
             write = (not gone, stamps[part], rank, int(rules.exists_owner == system), system, position)
             standing = exists
             exists = folded(standing, write)
-            won = won or (gone and exists[7] == system and exists[8] == position)
+            won = won or ((gone or back) and exists[7] == system and exists[8] == position)
             if standing is not None and standing[0] == gone and standing[7] != system:
                 clash = _clash_of_existence(link, change, rules, fields, standing, write, old)
                 if clash is not None:
@@ -209,7 +210,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
             record = _record(link, rules.entity, after_it, here, targets, change)
     edited_something = End.EDIT if won else End.SUPERSEDED
     nothing = End.ECHO if echo else End.UNCHANGED
-    end = edited_something if edits or deleted else nothing
+    end = edited_something if edits or deleted or back else nothing
     return Folded(after_it, record, tuple(conflicts), end)
 
 

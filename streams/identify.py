@@ -1,6 +1,6 @@
 """Identify: who owns a match value? One agent per entity over `claims.<entity>`, keyed by the value: the only writer of the answer.
 
-    intake ── claim, release ──▶ claims.<entity> ──▶ here ──▶ links.<system>.<schema>.<table>, in the partition of the row's events
+    intake, join ── claim, release ──▶ claims.<entity> ──▶ here ──▶ links.<system>.…, in the partition of the row's events
 
 The rules are `streams.claims`. A row that wants a value which another row holds waits until it is let go; it is counted, and told on
 `conflicts.<entity>` with the rule `duplicate`, since only a person can say which of the two is the right one.
@@ -34,6 +34,12 @@ class Identify:
         self._app, self._entity, self._letters = app, entity, letters
         self._partitions = pipeline.config.kafka.partitions
         self._tables = {binding.system: f"{binding.table.schema}.{binding.table.name}" for binding in entity.bindings.values()}
+        self._links = {
+            binding.system: topics.joined_links(binding.system, entity.name)
+            if binding.parts
+            else topics.links(binding.system, binding.table.schema, binding.table.name)
+            for binding in entity.bindings.values()
+        }
         self._conflict = codec.encoder(f"{topics.conflicts(entity.name)}-value", CONFLICT_SCHEMA)
         self._table = cast("ChunkTable[Owner]", app.Table(f"owners.{entity.name}", partitions=self._partitions))
         app.agent(app.chunk_topic(topics.claims(entity.name)), name=f"identify-{entity.name}")(cast(Any, self.run))
@@ -87,9 +93,8 @@ class Identify:
         return value, claim
 
     def _answer(self, value: str, answer: Answer) -> Output:
-        schema, _, table = answer.table.partition(".")
         told = {"key": answer.key, "link": answer.link, "entity": self._entity.name, "value": value, "at": answer.at}
-        return Output(topics.links(answer.system, schema, table), answer.key.encode(), orjson.dumps(told), answer.partition)
+        return Output(self._links[answer.system], answer.key.encode(), orjson.dumps(told), answer.partition)
 
     def _duplicate(self, value: str, decided: Decided) -> Output:
         claim, owner = cast(Claim, decided.duplicate), decided.owner

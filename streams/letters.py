@@ -10,7 +10,7 @@ from schemas.errors import Refused
 from schemas.mapping import Pipeline
 from schemas.metrics import EVENTS, State
 from schemas.serde import Codec
-from streams.metrics import PART
+from streams.metrics import PART, Ends
 from streams.transport import ChunkApp, Output, Record
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,12 @@ class DeadLetters:
         key = link.encode() if link else record.key
         return Output(topics.dead(system), key, self._encode[system](letter.to_avro()))
 
+    def bury(self, record: Record, error: Exception, system: str, entity: str | None, outputs: list[Output], ends: Ends) -> None:
+        """The record is a dead letter, and the end of it is counted. What has come as far as merge says so itself."""
+        outputs.append(self.output(record, error, Where.INTAKE, system, entity))
+        ends[system, entity or "", State.DEAD] += 1
+        ends.example(State.DEAD, named(record, error))
+
     async def poison(self, agent: str, record: Record, error: Exception) -> None:
         """A record that failed an agent again and again by itself, for a reason nobody foresaw."""
         system, entity = self._about(record.topic)
@@ -70,7 +76,7 @@ class DeadLetters:
             if topic in (topics.claims(name), topics.changes(name)):
                 return entity.systems[0], name
         for system in self._pipeline.systems:
-            if topic.startswith((f"{system}.", f"links.{system}.")):
+            if topic.startswith((f"{system}.", f"links.{system}.", f"join.{system}.")):
                 return system, None
         return self._pipeline.systems[0], None
 

@@ -27,7 +27,8 @@ from streams.metrics import PART, Ends, count
 from streams.rules import rules_of
 from streams.transport import Chunk, ChunkApp, ChunkTable, Output, Record
 
-_POSITION = re.compile(r"[0-9A-F]{32}")
+_POSITION = re.compile(r"[0-9A-F]{32}(,[0-9A-F]*)*")
+_AT = re.compile(r"([0-9A-F]{32})?")
 _ENDS = {End.SUPERSEDED: State.SUPERSEDED, End.ECHO: State.ECHO, End.UNCHANGED: State.UNCHANGED}
 _INT64 = range(-(1 << 63), 1 << 63)
 
@@ -102,6 +103,9 @@ class Merge:
             and isinstance(change.positions, dict)
             and all(isinstance(at, str) for at in change.positions.values())
             and isinstance(change.was, str | None)
+            and isinstance(change.at, str)
+            and _AT.fullmatch(change.at) is not None
+            and isinstance(change.part, str)
         )
         if not fits:
             raise SchemaError(f"not a change of {self._entity.name}: {change.system!r}, {change.key!r}, {change.op.value!r}")

@@ -5,8 +5,8 @@ a match value its own row name. A row with a match value claims it at identify a
 
 What the table knows of a row, per entity (JSON):
 
-    {"link": link id | None, "match": the match value it has claimed | None, "at": position of its newest event,
-     "there": in scope and not deleted, "pending": [changes (JSON, and "xid": their transaction) that wait for the link],
+    {"link": link id | None, "match": the match value it has claimed | None, "at": version of its newest event,
+     "there": in scope and not deleted, "pending": [changes (JSON, and "xid": their transaction, "version") that wait for the link],
      "outside": {field: value} what it was seen to hold while it was out of scope, if it is}
 
 A value is remembered for good, also of a row that is gone: a replayed old event must find its link.
@@ -15,7 +15,7 @@ A value is remembered for good, also of a row that is gone: a replayed old event
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from schemas.change import Canonical, Change, Op, change_from_json, row_name
@@ -49,6 +49,16 @@ class RowChange:
     was: str | None = None  # the key that the row had until now
     xid: int | None = None  # 32 bits of its transaction's id
     outside: Callable[[], Mapping[str, Canonical]] | None = None  # of a row that is there and out of scope: what it holds, as far as known
+    # of a row with parts; see `schemas.change.Change`, where they go
+    positions: Mapping[str, str] = field(default_factory=dict)
+    at: str = ""
+    part: str = ""
+    told: str = ""  # grows with every event of the row or of its parts
+
+    @property
+    def version(self) -> str:
+        """Grows with every event of the row."""
+        return self.told or self.position
 
 
 class Step(NamedTuple):
@@ -69,12 +79,12 @@ def on_event(known: Known | None, event: RowChange, place: Place, births: bool, 
         if gone and link is None:
             return Step(None, out_of_scope=True)  # never ours, as far as anybody knows
         known = {"link": None, "match": None, "at": "", "there": None, "pending": []}
-    newer = event.position > known["at"]
+    newer = event.version > known["at"]
     outside: dict[str, Canonical] = known.get("outside") or {}
     if newer and gone:
         outside = {**outside, **event.outside()} if event.outside is not None else {}
     if newer and gone and known["there"] is False:
-        return Step({**known, "at": event.position, **_outside(outside)}, out_of_scope=True)
+        return Step({**known, "at": event.version, **_outside(outside)}, out_of_scope=True)
 
     if not newer and link is None:
         return Step(known)  # it waits already, or was given up
@@ -91,11 +101,11 @@ def on_event(known: Known | None, event: RowChange, place: Place, births: bool, 
         outside = {}
     change = _change(event, place, enters=newer and known["there"] is False)
     claims = _claims(known, event, place, match, link, births) if newer else ()
-    after: Known = {"link": link, "match": match if newer else held, "at": max(event.position, known["at"])}
+    after: Known = {"link": link, "match": match if newer else held, "at": max(event.version, known["at"])}
     after["there"] = not gone if newer else known["there"]
     after |= _outside(outside)
     if link is None:
-        after["pending"] = _waiting(known["pending"], change, event.xid)
+        after["pending"] = _waiting(known["pending"], change, event)
         return Step(after, claims=claims, out_of_scope=not births)  # what is born elsewhere may still turn out to be this row's thing
     after["pending"] = []
     waited = tuple((link, change_from_json(doc)) for doc in known["pending"])
@@ -105,10 +115,10 @@ def on_event(known: Known | None, event: RowChange, place: Place, births: bool, 
 def on_moved(known: Known | None, event: RowChange, place: Place) -> Step:
     """The end of a key that its row has left for another. Nothing is deleted: the event of the new key carries on from what this row
     held."""
-    if known is None or event.position <= known["at"]:
+    if known is None or event.version <= known["at"]:
         return Step(known)
     return Step(
-        {**known, "match": None, "at": event.position, "there": False}, claims=_claims(known, event, place, None, known["link"], False)
+        {**known, "match": None, "at": event.version, "there": False}, claims=_claims(known, event, place, None, known["link"], False)
     )
 
 
@@ -124,7 +134,7 @@ def on_answer(
     if known is None or known["link"] is not None:
         return Step(known)
     if link is None:
-        pending = [doc for doc in known["pending"] if doc["pos"] > at]
+        pending = [doc for doc in known["pending"] if doc.get("version", doc["pos"]) > at]
         return Step({**known, "pending": pending} if pending or known["there"] else None)
     if known["match"] != value and (known["match"] is not None or known["there"]):
         return Step(known)  # it has claimed another value since
@@ -146,7 +156,20 @@ def _change(event: RowChange, place: Place, enters: bool) -> Change:
         op = Op.DELETE  # also when it left scope
     elif enters and op is Op.UPDATE:
         op = Op.CREATE  # was known, was gone or out of scope, and is there again
-    return Change(place.system, event.key, op, event.position, event.ts_us, event.origin_hlc, event.values, was=event.was, left=left)
+    return Change(
+        system=place.system,
+        key=event.key,
+        op=op,
+        position=event.position,
+        ts_us=event.ts_us,
+        origin_hlc=event.origin_hlc,
+        values=event.values,
+        positions=event.positions if event.values is not None else {},
+        was=event.was,
+        left=left,
+        at=event.at if event.at != event.position else "",
+        part=event.part,
+    )
 
 
 def _claims(
@@ -155,7 +178,7 @@ def _claims(
     held = known["match"]
     if match == held:
         return ()
-    about = {"system": place.system, "key": event.key, "table": place.table, "partition": place.partition, "at": event.position}
+    about = {"system": place.system, "key": event.key, "table": place.table, "partition": place.partition, "at": event.version}
     claims: list[tuple[str, dict[str, Any]]] = []
     if match is not None:
         claims.append((match, {"op": "claim", **about, "link": link, "born": births}))
@@ -165,14 +188,14 @@ def _claims(
     return tuple(claims)
 
 
-def _waiting(pending: list[dict[str, Any]], change: Change, xid: int | None) -> list[dict[str, Any]]:
+def _waiting(pending: list[dict[str, Any]], change: Change, event: RowChange) -> list[dict[str, Any]]:
     """`pending` and one more, never more than KEPT_PENDING.
 
     A row image holds all that the ones before it did, so nothing is lost when two updates are drawn together but who wrote a value in
     between and
     when: what the first changed counts as written with the second. A row inserted anew needs nothing from before its delete.
     """
-    doc = {**change.to_json(), **({} if xid is None else {"xid": xid})}
+    doc = {**change.to_json(), **({} if event.xid is None else {"xid": event.xid}), **({"version": event.told} if event.told else {})}
     if change.op is Op.CREATE:
         return [doc]
     waiting = [*pending, doc]

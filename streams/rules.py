@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from schemas.change import Canonical
-from schemas.mapping import Entity, Pipeline
+from schemas.mapping import Binding, Entity, Pipeline
+from schemas.mapping.parts import ROOT
 from streams.fold import Rules
 
 SameThing = Callable[[str, str, str], bool]  # (entity, row name, row name): do both name the same thing?
@@ -31,5 +33,32 @@ def rules_of(pipeline: Pipeline, entity: Entity, same_thing: SameThing) -> Rules
         generated={system: binding.generated for system, binding in bindings.items() if binding.generated},
         delete=entity.delete.policy,
         soft=entity.delete.soft,
+        parts={system: {name: "+".join(parts) for name, parts in read.items()} for system, read in _read(entity).items() if read},
+        shared={system: fields for system, binding in bindings.items() if (fields := _shared(pipeline, binding))},
         same=same,
     )
+
+
+def _read(entity: Entity) -> dict[str, dict[str, tuple[str, ...]]]:
+    return {system: parts_read(binding) for system, binding in entity.bindings.items()}
+
+
+def parts_read(binding: Binding) -> dict[str, tuple[str, ...]]:
+    """Field → the parts that it is read from, ROOT among them, of the fields that are not read from the root alone."""
+    found = {}
+    for name, side in binding.sides.items():
+        columns = side.columns if side.read_parts is not None else side.columns[:1]
+        parts = tuple(dict.fromkeys(binding.split(column)[0] for column in columns))
+        if any(part != ROOT for part in parts):
+            found[name] = parts
+    return found
+
+
+def _shared(pipeline: Pipeline, binding: Binding) -> frozenset[str]:
+    """Fields that are written to rows which other things have too: rows that many point at, and tables that have several places in the
+    system's bindings."""
+    uses = Counter(table for other in pipeline.tables(binding.system) for table in map(str, other.tables))
+    shared = {ROOT: uses[str(binding.table)] > 1}
+    for part in binding.parts:
+        shared[part.name] = part.kind == "parent" or uses[str(part.table)] > 1 or (part.of != ROOT and shared[part.of])
+    return frozenset(name for name in binding.writable if any(shared[binding.split(column)[0]] for column in binding.sides[name].columns))

@@ -48,7 +48,7 @@ from schemas.errors import ConcordError, MappingError, SchemaError
 from streams.chunks import FAUST_LOGGER, Chunk, Forgotten, Ledger, current_chunk
 from streams.chunks_agent import ChunkAgent, Handler, Lane
 from streams.chunks_reader import Reader, Record
-from streams.chunks_table import ChunkRecovery, ChunkTable, ChunkTableManager, changelog_records
+from streams.chunks_table import ChunkRecovery, ChunkTable, ChunkTableManager, GroupedTable, changelog_records
 from streams.producer import ChunkProducer, Delivered, DeliveryFailed, Output
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "ChunkTable",
     "DeliveryFailed",
     "Forgotten",
+    "GroupedTable",
     "Handler",
     "Health",
     "Output",
@@ -392,6 +393,12 @@ class ChunkApp(faust.App):
     def chunk_topic(self, *names: str, **kwargs: Any) -> Any:
         """Topics for one agent. They must have the same number of partitions if the agent has a table."""
         return self.topic(*names, key_serializer="raw", value_serializer="raw", **kwargs)
+
+    def grouped_table(self, name: str, partitions: int) -> GroupedTable:
+        """A table whose entries may be members of groups."""
+        return cast(
+            GroupedTable, self.tables.add(cast(Any, GroupedTable(self, name=name, beacon=self.tables.beacon, partitions=partitions)))
+        )
 
     async def deliver(self, items: Iterable[Output | tuple[Any, ...]]) -> dict[tuple[str, int], Delivered]:
         """Send `(topic, key, value[, partition[, headers]])`s; returns when all are durable.

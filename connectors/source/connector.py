@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
@@ -82,6 +82,13 @@ class _Table(Protocol):
     def name(self) -> str: ...
 
 
+class _Part(Protocol):
+    @property
+    def table(self) -> _Table: ...
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+
+
 class _Binding(Protocol):
     @property
     def entity(self) -> str: ...
@@ -90,9 +97,9 @@ class _Binding(Protocol):
     @property
     def key_columns(self) -> tuple[str, ...]: ...
     @property
-    def columns(self) -> Mapping[str, tuple[str, ...]]: ...
+    def root_columns(self) -> tuple[str, ...]: ...
     @property
-    def needed(self) -> frozenset[str]: ...
+    def parts(self) -> Sequence[_Part]: ...
     def key_values(self, key: str) -> dict[str, str]: ...
 
 
@@ -109,9 +116,11 @@ def settings_for(system: str, pipeline: _Pipeline) -> SourceSettings:
     tables: dict[TableName, frozenset[str]] = {}
     linked: dict[TableName, tuple[tuple[str, KeyValues], ...]] = {}
     for binding in pipeline.tables(system):
+        for part in binding.parts:  # before the root: a snapshot that finds them first tells of a thing once, and whole
+            at = (part.table.schema, part.table.name)
+            tables[at] = tables.get(at, frozenset()) | frozenset(part.columns)
         name = (binding.table.schema, binding.table.name)
-        read = frozenset(columns[0] for columns in binding.columns.values() if columns)
-        tables[name] = tables.get(name, frozenset()) | binding.needed | read | frozenset(binding.key_columns)
+        tables[name] = tables.get(name, frozenset()) | frozenset(binding.root_columns)
         linked[name] = (*linked.get(name, ()), (binding.entity, binding.key_values))
     return SourceSettings(
         system=system,

@@ -259,6 +259,13 @@ def test_what_the_owners_trigger_does_to_our_update_is_its_edit() -> None:
     assert record_of(done).targets == ("crm",)
 
 
+def test_a_row_that_comes_back_into_scope_as_it_was_is_there_again() -> None:
+    left = Change("crm", "1", Op.DELETE, at(20), 2000, None, None, left=True)
+    back = folded(a_change(op="c", name="a"), left, a_change(lsn=30, op="c", ts=3000, name="a"))
+    assert (record_of(back).alive, back.end) == (True, End.EDIT)
+    assert record_of(back).versions["name"].hlc == 1000  # nobody has written it anew
+
+
 def test_an_unchanged_toast_value_says_nothing() -> None:
     done = folded(a_change(op="c", name="a", city="long"), a_change(lsn=20, name="b"), a_change(lsn=15, name="old", city="longer"))
     assert values_of(done) == {"name": "b", "city": "longer"}  # the older event knows of the column what the newer one did not tell

@@ -1,0 +1,164 @@
+"""Which thing is this row? What intake and join do with the rows of a place once they are rows of an entity.
+
+    row changes ─▶ which thing? ──▶ changes.<entity>   keyed by link
+                     │    ▲
+           claims.<entity> │ links.<system>.…
+                     ▼    │
+                   identify
+
+The table keeps, per row key, what `streams.rows` knows of the row for each entity. Answers come in the partition in which the rows are, so
+one lane handles both, and an event and an answer never cross.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import orjson
+
+from schemas import topics
+from schemas.errors import SchemaError
+from schemas.mapping import Binding, Pipeline
+from schemas.metrics import State
+from streams.crosswalk import Crosswalk
+from streams.letters import DeadLetters
+from streams.metrics import Ends, count
+from streams.rows import Known, Place, RowChange, Step, on_answer, on_event, on_moved
+from streams.transport import Chunk, ChunkApp, ChunkTable, Output, Record
+
+
+class EntityChange(NamedTuple):
+    """A row change, as one entity sees it."""
+
+    entity: str
+    change: RowChange
+    moved_on: bool = False  # the row lives on under another key
+
+
+class Linking:
+    """Finds the things of the rows of one place. `bindings` of one root table, one of each entity."""
+
+    def __init__(
+        self, app: ChunkApp, pipeline: Pipeline, bindings: Sequence[Binding], name: str, crosswalk: Crosswalk, letters: DeadLetters
+    ) -> None:
+        self._app, self._crosswalk, self._letters = app, crosswalk, letters
+        self._bindings = {binding.entity: binding for binding in bindings}
+        self._entities = {entity: pipeline.entities[entity] for entity in self._bindings}
+        self.system, table = bindings[0].system, bindings[0].table
+        self._place = f"{table.schema}.{table.name}"
+        self._table = cast("ChunkTable[dict[str, Known]]", app.Table(name, partitions=pipeline.config.kafka.partitions))
+
+    # events -------------------------------------------------------------------------------------------------------------------------------
+
+    async def take(self, changes: Sequence[EntityChange], partition: int, outputs: list[Output], ends: Ends) -> None:
+        """What follows from these. Raises Retriable."""
+        found = await self._found(changes)
+        place = Place(self.system, self._place, partition)
+        for entity, change, moved_on in changes:
+            known = self._known(entity, change.key)
+            if moved_on:
+                self._put(entity, change.key, known, on_moved(known, change, place), outputs)
+                ends[self.system, entity, State.SUPERSEDED] += 1
+                continue
+            link = found.get((entity, change.key)) or (found.get((entity, change.was)) if change.was else None)
+            step = on_event(known, change, place, self.system in self._entities[entity].born_in, link)
+            self._put(entity, change.key, known, step, outputs)
+            if step.out_of_scope:
+                ends[self.system, entity, State.OUT_OF_SCOPE] += 1
+
+    def _known(self, entity: str, key: str) -> Known | None:
+        return (self._table.get(key) or {}).get(entity)
+
+    async def _found(self, changes: Sequence[EntityChange]) -> dict[tuple[str, str], str]:
+        """(entity, key) → link, of rows whose link the table does not have and the crosswalk does. Raises Retriable.
+
+        The sink links a row in the transaction that makes it, so an echo's link is there; but its event may be read before the transaction
+        is visible. Only once it is, no link means that there is none: a trigger's row (docs/decisions/0008).
+        """
+        unknown = self._unknown(changes)
+        found = await self._crosswalk.links_of(self.system, unknown)
+        missed = [
+            (entity, change.key, change.xid)
+            for entity, change, _ in changes
+            if change.origin_hlc is not None and change.values is not None and change.xid is not None
+            if (entity, change.key) in unknown and (entity, change.key) not in found
+        ]
+        if missed:
+            await self._crosswalk.await_visible(self.system, {xid for _, _, xid in missed})
+            found |= await self._crosswalk.links_of(self.system, {(entity, key) for entity, key, _ in missed})
+        return found
+
+    def _unknown(self, changes: Iterable[EntityChange]) -> set[tuple[str, str]]:
+        """(entity, key) of rows whose link the table does not have."""
+        unknown = set()
+        for entity, change, _ in changes:
+            known = self._known(entity, change.key)
+            if known is None or known["link"] is None:
+                unknown.add((entity, change.key))
+                if change.was is not None:
+                    unknown.add((entity, change.was))
+        return unknown
+
+    # what identify answers ----------------------------------------------------------------------------------------------------------------
+
+    async def on_answers(self, chunk: Chunk) -> None:
+        ends, outputs = Ends(), list[Output]()
+        for record in chunk:
+            try:
+                entity, key, link, value, at = _answer(record, self._bindings)
+            except SchemaError as error:
+                self._letters.bury(record, error, self.system, None, outputs, ends)
+                continue
+            known = self._known(entity, key)
+            taken = link is not None and known is not None and known["link"] is None and await self._is_taken(entity, link, key, known)
+            births = self.system in self._entities[entity].born_in
+            step = on_answer(known, link, value, at, Place(self.system, self._place, chunk.partition), key, births, taken)
+            self._put(entity, key, known, step, outputs)
+        await self._app.deliver(outputs)  # I9
+        count(ends)
+
+    async def _is_taken(self, entity: str, link: str, key: str, known: Known) -> bool:
+        """Whether the thing has another row here. It may have gone in the very transaction that this row came with. Raises Retriable."""
+        if not await self._crosswalk.another_row(self._bindings[entity], link, key):
+            return False
+        xids = {doc["xid"] for doc in known["pending"] if "xid" in doc}
+        await self._crosswalk.await_visible(self.system, xids)
+        return not xids or await self._crosswalk.another_row(self._bindings[entity], link, key)
+
+    # both ---------------------------------------------------------------------------------------------------------------------------------
+
+    def _put(self, entity: str, key: str, known: Known | None, step: Step, outputs: list[Output]) -> None:
+        outputs.extend(Output(topics.changes(entity), link.encode(), change.encode()) for link, change in step.changes)
+        outputs.extend(Output(topics.claims(entity), value.encode(), orjson.dumps(claim)) for value, claim in step.claims)
+        if not _tells_more(known, step.known):
+            return
+        told = dict(self._table.get(key) or {})
+        if step.known is None:
+            told.pop(entity, None)
+        else:
+            told[entity] = step.known
+        if told:
+            self._table[key] = told
+        else:
+            self._table.pop(key, None)
+
+
+def _tells_more(known: Known | None, after: Known | None) -> bool:
+    """Whether the table must be written. The newest position alone is not worth it: an event that is taken for new once more then says
+    nothing about the row's link, match value or presence that the table does not hold."""
+    if known is None or after is None:
+        return known is not after
+    return known is not after and any(known.get(name) != after.get(name) for name in ("link", "match", "there", "pending", "outside"))
+
+
+def _answer(record: Record, bindings: Mapping[str, Any]) -> tuple[str, str, str | None, str, str]:
+    """(entity, key, link, match value, position). Raises SchemaError."""
+    try:
+        told = orjson.loads(record.value or b"")
+        entity, key, link, value, at = told["entity"], told["key"], told["link"], told["value"], told["at"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise SchemaError(f"not an answer to a claim: {error!r}") from error
+    if entity not in bindings or not all(isinstance(text, str) for text in (key, value, at)) or not isinstance(link, str | None):
+        raise SchemaError(f"not an answer to a claim of this table: {told!r}")
+    return entity, key, link, value, at
