@@ -405,7 +405,7 @@ class Side(Model):
     python: Function | None = None  # over all columns, if there are several
     prefix: str | None = Spec(default=None, min_length=1)  # the column's text is this and then the field's
     timezone: str | None = None  # the zone that a `timestamp` column means
-    unit: str | None = None  # field = column x this
+    unit: Text | None = None  # field = column x this
     scale: int | None = Spec(default=None, ge=-100, le=1000)  # digits after the point
     values: Codes | None = None  # field value: column value
     otherwise: Otherwise | None = None
@@ -440,8 +440,6 @@ class Side(Model):
             side["columns"] = list(dict.fromkeys(names))
         if side.get("constant") is not None or "template" in side:
             side.setdefault("write", False)
-        if "unit" in side:
-            side["unit"] = _text(side["unit"])
         return side
 
     @model_validator(mode="after")

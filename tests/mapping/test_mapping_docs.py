@@ -28,9 +28,12 @@ from psycopg import sql
 
 from connectors.catalog import read_tables
 from connectors.postgres import SESSION
+from connectors.rows import FlatRows
+from console.check import check_databases
+from console.check.findings import Checked
 from schemas.catalog import Table
 from schemas.change import Canonical
-from schemas.config import Aggregate, Config, Expression, loads
+from schemas.config import Aggregate, Config, Dsn, Expression, json_schema, loads
 from schemas.config.load import parse
 from schemas.config.model import ENTITY_KEYS, FIELD_KEYS, SIDE_KEYS, Binding, Part, System
 from schemas.errors import ConfigError, MappingError
@@ -257,6 +260,36 @@ def test_examples_do_what_the_page_says(block: Block, catalogs: dict[str, dict[s
             values.check(line)
 
 
+ROWS = {
+    "crm": "INSERT INTO account (name, vat_number, kind, tags) VALUES ('Acme', 'DE1', 'customer', '{a,b}'), (NULL, NULL, NULL, NULL)",
+    "erp": """INSERT INTO party (legal_name, tax_id, kind, company, custom_fields, origin) VALUES
+        ('Acme', 'DE1', 'customer', 7, '{"code": 7, "address": {"city": "Kiel"}}', 'sale,3'), (NULL, NULL, NULL, NULL, '[]', NULL);
+        INSERT INTO party_address (party, active, company) SELECT id, id > 1, 1 FROM party""",
+}
+
+
+def test_all_examples_can_be_selected_and_have_nothing_against_them(
+    databases: dict[str, str], catalogs: dict[str, dict[str, Table]]
+) -> None:
+    for block in of_kind("yaml entities"):
+        config = a_config(block)
+        at = {name: system.model_copy(update={"dsn": Dsn(databases[name])}) for name, system in config.systems.items()}
+        found = Checked()
+        check_databases(config.model_copy(update={"systems": at}), found, rows=False)
+        assert [str(one.problem) for one in (*found.problems, *found.unanswered)] == [], block
+    pipelines = [compile_config(a_config(block), catalogs) for block in of_kind("yaml entities", "yaml fields")]
+    for system, dsn in databases.items():
+        with psycopg.connect(dsn) as conn:
+            conn.execute(ROWS[system].encode())
+            for binding in (entity.bindings[system] for pipeline in pipelines for entity in pipeline.entities.values()):
+                flat = FlatRows(binding)
+                for values in conn.execute(flat.select(f"{flat.root} t").encode(), []).fetchall():
+                    row = flat.row(values)
+                    assert isinstance(binding.in_scope(row), bool)
+                    assert set(binding.needed) <= set(row)
+            conn.rollback()
+
+
 @pytest.mark.parametrize("block", of_kind("yaml refused entities", "yaml refused fields"), ids=str)
 def test_what_is_refused_is_refused_with_these_words(block: Block, catalogs: dict[str, dict[str, Table]]) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -301,6 +334,22 @@ def test_the_systems_of_the_page_are_systems() -> None:
     plain = parse({"kafka": {"bootstrap": "x"}, "systems": without, "entities": yaml.safe_load(entities)["entities"]})
     for key in ("slot", "publication", "heartbeat_seconds"):  # "these are the defaults"
         assert getattr(config.systems["erp"], key) == getattr(plain.systems["erp"], key)
+
+
+def test_the_json_schema_takes_all_that_the_page_says() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json_schema())
+    for block in of_kind("yaml entities", "yaml fields", "yaml erp binding", "erp binding"):
+        if block.kind.endswith("entities"):
+            entities = yaml.safe_load(block.text)
+        elif block.kind == "yaml fields":
+            entities = yaml.safe_load(CUSTOMER + indented(block.text, 4))
+        else:
+            entities = {"customer": {"erp": yaml.safe_load(block.text), "fields": {"name": {"erp": "legal_name"}}}}
+        errors = list(validator.iter_errors({**yaml.safe_load(SYSTEMS), "entities": entities}))
+        assert not errors, (block, [error.message for error in errors])
+    wrong = {"customer": {"erp": {"table": "t"}, "fields": {"name": {"erp": {"column": "a", "shorten": "long"}}}}}
+    assert list(validator.iter_errors({**yaml.safe_load(SYSTEMS), "entities": wrong}))
 
 
 def test_the_page_lists_all_keys() -> None:
