@@ -1,10 +1,10 @@
-"""A change event as it stands on a captured topic: Debezium's envelope, read from its Avro datum.
+"""A change event as it stands on a captured topic: Debezium's envelope, read from its Avro datum or its JSON.
 
     key    {primary key columns}, or null
     value  {before, after, source{…}, transaction, op, ts_ms, ts_us, ts_ns}, or null: a tombstone
     header `concord.columns`  what the body cannot hold: see `ColumnTexts`
 
-The rows stay Avro data here (Debezium's representation); `schemas.mapping` turns them into column texts.
+The rows stay data here (Debezium's representation); `schemas.mapping` turns them into column texts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from schemas.errors import NotAnEvent
 from schemas.lsn import Position
 
 COLUMNS_HEADER = "concord.columns"
+CONNECTOR = "concord 0.1.0"  # `source.version` of our own source; Debezium's is its own, 3.6.3.Final
 UNAVAILABLE = "__debezium_unavailable_value"  # stands for an unchanged TOAST value that the log does not carry
 
 
@@ -38,17 +39,23 @@ class EventOp(Enum):
 class Source:
     """Where and when a change was committed."""
 
+    version: str  # of the connector
     name: str  # the system
     db: str
     schema: str
     table: str
     ts_us: int  # commit time by the database's clock, µs since 1970
-    snapshot: str  # "false", "true", "first", "last", "incremental", …
+    snapshot: str | None  # "false", "true", "first", "last", "incremental", …; None: nothing was said, it is "false"
     sequence: str | None  # '["<commit LSN>","<LSN>"]', decimal; never decreases along the log
     tx_id: int | None
     lsn: int | None
     origin: str | None  # replication origin of the transaction, None: written by somebody else than a replication
     origin_lsn: int | None
+
+    @property
+    def by_debezium(self) -> bool:
+        """Whether real Debezium captured it."""
+        return not self.version.startswith("concord ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ def position_of(sequence: str | None, lsn: int | None) -> Position:
         raise NotAnEvent(f"no position: sequence {sequence!r}, lsn {lsn!r}") from error
 
 
-def envelope_from_avro(datum: Any) -> Envelope:
+def envelope_of(datum: Any) -> Envelope:
     """Raises NotAnEvent when `datum` is not Debezium's envelope."""
     try:
         source = datum["source"]
@@ -87,12 +94,13 @@ def envelope_from_avro(datum: Any) -> Envelope:
             before=datum.get("before"),
             after=datum.get("after"),
             source=Source(
+                version=source["version"],
                 name=source["name"],
                 db=source["db"],
                 schema=source["schema"],
                 table=source["table"],
                 ts_us=ts_us if ts_us is not None else source["ts_ms"] * 1000,
-                snapshot=source.get("snapshot") or "false",
+                snapshot=source.get("snapshot"),
                 sequence=source.get("sequence"),
                 tx_id=source.get("txId"),
                 lsn=source.get("lsn"),
@@ -102,7 +110,17 @@ def envelope_from_avro(datum: Any) -> Envelope:
             ts_us=datum.get("ts_us"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NotAnEvent(f"not a change event: {error!r}") from error
+        raise NotAnEvent(f"not Debezium's envelope: {error!r}; is a transformation of the connector on that unwraps it?") from error
+
+
+def is_aside(datum: Any) -> bool:
+    """Whether this, on a topic of change events, is something else that Debezium sends: a heartbeat, a transaction's beginning or end, a
+    logical message."""
+    if not isinstance(datum, dict):
+        return False
+    return (
+        datum.keys() == {"ts_ms"} or (datum.get("status") in ("BEGIN", "END") and "id" in datum) or datum.get("op") == EventOp.MESSAGE.value
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,7 @@ class EmbeddedRegistry:
                     KafkaError._UNKNOWN_PARTITION,
                     KafkaError.UNKNOWN_TOPIC_OR_PART,
                     KafkaError.LEADER_NOT_AVAILABLE,
+                    KafkaError.NOT_LEADER_FOR_PARTITION,
                 )
                 if not young or self._clock() > deadline:  # a topic just made is not known everywhere at once
                     raise Retriable(f"reading topic {self._topic}: {error.args[0]}") from error

@@ -87,7 +87,7 @@ def _origin_hlc(seen: Seen) -> int | None:
 
 def _was(seen: Seen, binding: Binding) -> str | None:
     """The key that the row had until now."""
-    return None if seen.moved_from is None else binding.key_of({column: str(part) for column, part in seen.moved_from.items()})
+    return None if seen.moved_from is None else binding.key_of(seen.moved_from)
 
 
 def _key_of(seen: Seen, keyed: Binding | Part) -> str:
@@ -135,7 +135,7 @@ class Intake:
         self, app: ChunkApp, pipeline: Pipeline, system: str, table: Table, codec: Codec, crosswalk: Crosswalk, letters: DeadLetters
     ) -> None:
         self._app = app
-        self._events = Events(codec)
+        self._events = Events(codec, table)
         self.system, self.name = system, f"{table.schema}.{table.name}"
         self.captured = topics.captured(system, table.schema, table.name)
         self.last_ts_us = 0  # commit time of the event handled last
@@ -174,6 +174,9 @@ class Intake:
         """The event as each of the table's entities sees it; what cannot be read becomes a dead letter."""
         try:
             seen = self._events.read(record)
+            if seen is None:
+                ends[self.system, "", State.OUT_OF_SCOPE] += 1
+                return
             if seen.envelope.op not in _OPS:
                 told = {EventOp.TRUNCATE: "a TRUNCATE: which rows it removed is not in the log; snapshot the table to find out"}
                 raise NotAnEvent(told.get(seen.envelope.op, f"an event of kind {seen.envelope.op.value!r} on a table's topic"))
@@ -200,7 +203,11 @@ class Intake:
                 self._letters.bury(record, error, self.system, entity, outputs, ends)
 
     def _check_columns(self, seen: Seen, entity: str, wanted: frozenset[str]) -> None:
-        """A mapped column that was dropped or renamed stops its entity and says so: going on would let the systems drift apart."""
+        """A mapped column that was dropped or renamed, or whose value cannot be trusted, stops its entity and says so: going on would let
+        the systems drift apart."""
+        if (doubtful := wanted & seen.doubts.keys()) and seen.after is not None:
+            told = "; ".join(f"{column} {seen.doubts[column]}" for column in sorted(doubtful))
+            raise SchemaError(f"{self.system}: {self.name}, which {entity} is mapped to: {told}")
         gone = wanted - seen.columns
         if gone and seen.after is not None:
             raise SchemaError(
@@ -222,4 +229,4 @@ def same_table(one: Table, other: Table) -> bool:
 
 
 def _columns_read(binding: Binding) -> frozenset[str]:
-    return frozenset(column for each in binding.columns.values() for column in each)
+    return binding.needed | {column for each in binding.columns.values() for column in each}

@@ -28,7 +28,7 @@ from connectors.source.encoder import NullInRequired
 from connectors.source.pgoutput import UNCHANGED, Begin, Message, Origin, Relation, Truncate, decode, end_of_tuple, tuple_bytes
 from connectors.source.relations import CapturedTable, Catalog, captured_table, no_facts
 from connectors.source.types import avro_bytes, varint
-from schemas.envelope import COLUMNS_HEADER, ColumnTexts
+from schemas.envelope import COLUMNS_HEADER, CONNECTOR, ColumnTexts
 from schemas.errors import SchemaError
 from schemas.registry import Registry
 from schemas.serde import Codec, read_body, wire_header
@@ -36,7 +36,6 @@ from schemas.serde import Codec, read_body, wire_header
 logger = logging.getLogger(__name__)
 
 PREFIX: Final = "concord"  # of our own logical messages
-VERSION: Final = "0.1.0"
 Send = Callable[[str, bytes | None, bytes | None, Headers | None], None]  # topic, key, value, headers
 
 _KEY_TUPLE, _OLD_TUPLE = 0x4B, 0x4F
@@ -121,7 +120,7 @@ class Emitter:
         """The source block up to `sequence`, and from `xmin` to the end of `transaction`."""
         head = b"".join(
             (
-                avro_bytes(VERSION.encode()),
+                avro_bytes(CONNECTOR.encode()),
                 avro_bytes(b"postgresql"),
                 avro_bytes(self.system.encode()),
                 varint(when.commit_us // 1000),
@@ -354,7 +353,7 @@ class Emitter:
         key, value = self._messages
         when = self._when if message.transactional else When(lsn, self._now_ns // 1000, None)
         source = {
-            "version": VERSION,
+            "version": CONNECTOR,
             "connector": "postgresql",
             "name": self.system,
             "ts_ms": when.commit_us // 1000,
@@ -390,7 +389,7 @@ def _filled(data: bytes, old_at: int, new_at: int) -> bytes:
 
 
 def _json_default(value: Any) -> Any:
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else orjson.Fragment(format(value, "f"))  # a decimal: a number
 
 
 MESSAGE_KEY: Final[connect.ConnectSchema] = {

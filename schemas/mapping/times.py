@@ -252,6 +252,24 @@ def rounded_time(text: str, digits: int) -> str:
     return clock_text((_clock(text)[0] + step // 2) // step * step) + zone
 
 
+# ── intervals ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def interval_text(months: int, days: int, micros: int) -> str:
+    """The three parts of an interval → PostgreSQL's text: `1 year 2 mons -3 days +04:05:06.789`."""
+    years, rest = divmod(abs(months), 12)
+    sign = -1 if months < 0 else 1
+    parts: list[str] = []
+    negative = False  # the part before: what follows it then says that it is not
+    for count, unit in ((sign * years, "year"), (sign * rest, "mon"), (days, "day")):
+        if count:
+            parts.append(f"{'+' if negative and count > 0 else ''}{count} {unit}{'s' * (count != 1)}")
+            negative = count < 0
+    if micros or not parts:
+        parts.append(("-" if micros < 0 else "+" if negative else "") + clock_text(abs(micros)))
+    return " ".join(parts)
+
+
 # ── zones ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

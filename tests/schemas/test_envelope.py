@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.envelope import COLUMNS_HEADER, ColumnTexts, EventOp, column_texts, envelope_from_avro, position_of
+from schemas.envelope import COLUMNS_HEADER, ColumnTexts, EventOp, column_texts, envelope_of, position_of
 from schemas.errors import NotAnEvent
 from schemas.lsn import Position
 
@@ -34,7 +34,7 @@ def an_event(**changes: Any) -> dict[str, Any]:
 
 
 def test_an_event_is_read() -> None:
-    envelope = envelope_from_avro(an_event())
+    envelope = envelope_of(an_event())
     assert (envelope.op, envelope.after, envelope.before) == (EventOp.CREATE, {"id": 1}, None)
     assert envelope.position == Position(5, 7)
     assert envelope.source.ts_us == 1234
@@ -43,7 +43,7 @@ def test_an_event_is_read() -> None:
 @pytest.mark.parametrize("datum", [None, 5, "x", [], {}, {"source": None}, an_event(op="x"), an_event(source={"name": "crm"})])
 def test_what_is_no_event_is_refused(datum: Any) -> None:
     with pytest.raises(NotAnEvent):
-        envelope_from_avro(datum)
+        envelope_of(datum)
 
 
 def test_position_before_the_first_commit_is_the_lowest() -> None:

@@ -23,6 +23,7 @@ from schemas.change import Change, decode_change
 from schemas.config import parse
 from schemas.conflicts import Conflict, conflict_from_avro
 from schemas.dead import DeadLetter, dead_from_avro
+from schemas.envelope import CONNECTOR
 from schemas.golden import GoldenRecord, golden_from_avro
 from schemas.mapping import Pipeline, compile_config
 from schemas.registry import MemoryRegistry
@@ -190,6 +191,7 @@ class StreamsWorld:
         }
         key_schema = {"type": "record", "name": "Key", "namespace": prefix, "fields": [{"name": "id", "type": "int"}]}
         source = {
+            "version": CONNECTOR,
             "name": system,
             "db": system,
             "schema": "public",
@@ -298,7 +300,7 @@ _SOURCE = {
     "name": "Source",
     "namespace": "io.debezium.connector.postgresql",
     "fields": [
-        *({"name": name, "type": "string"} for name in ("name", "db", "schema", "table", "snapshot")),
+        *({"name": name, "type": "string"} for name in ("version", "name", "db", "schema", "table", "snapshot")),
         *({"name": name, "type": "long"} for name in ("ts_us", "ts_ms")),
         *({"name": name, "type": ["null", "string"], "default": None} for name in ("sequence", "origin")),
         *({"name": name, "type": ["null", "long"], "default": None} for name in ("lsn", "txId", "origin_lsn")),
