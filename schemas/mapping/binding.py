@@ -199,7 +199,7 @@ class Binding:
         system. Raises MappingError.
         """
         columns: dict[str, str | None] = {}
-        row: Row = ChainMap(columns, cast("dict[str, str | None]", held or {}))
+        row: Row | None = None
         for name, value in values.items():
             if name not in self.writable:
                 continue
@@ -209,6 +209,8 @@ class Binding:
                     for column, text in zip(side.columns, side.write(value), strict=True):
                         columns[column] = text
                     continue
+                if row is None:  # what the fields before this one are written as, over what is there
+                    row = ChainMap(columns, cast("dict[str, str | None]", held or {}))
                 for rival in self._rivals.get(name, ()):
                     self._make_room(side, self.sides[rival], row, values)
                 columns.update(side.merge(row, value))

@@ -154,7 +154,8 @@ class PartCompiler:
         made = can_be_made and (bool(written_here) or required)
         if made:
             filled = set(link) if config.child is not None else set()
-            self._not_null(where, table, {*written_here, *insert, *always, *filled})
+            beside = {_own(name, column) for field, _ in ours for column in sides[field].beside}  # not given with a null
+            self._not_null(where, table, {*(written_here - beside), *insert, *always, *filled})
             report_uncounted(self._problem, where, table, tests, {*written_here, *insert, *always, *filled})
         sorting = self._sorting(f"{where}.first_by", table, config.first_by) if config.child is not None else ()
         aggregates = {key: self._aggregate(f"{where}.aggregate.{key}", key, given, table) for key, given in config.aggregate.items()}

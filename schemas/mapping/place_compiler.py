@@ -159,6 +159,11 @@ class PlaceCompiler:
                 what = f"{column.name} is a {column.type}, the key {key_column.name} of {referred} a {key_column.type}"
                 self._problem(place.where, what, "a reference needs the key's type, or a text with `prefix` before the key")
                 return None
+        if side.prefix is not None and len(key_columns) > 1:
+            self._problem(
+                f"{place.where}.prefix", f"goes before one key, but that of {referred} has {len(key_columns)} columns", "take it out"
+            )
+            return None
         blank, default = (self._key(f"{place.where}.{key}", getattr(side, key), key_columns) for key in ("blank", "default"))
         forms = [_form_in_text(column) if in_text else key_form(column) for column in (key_columns if in_text else place.columns)]
         binding = reference_binding(field, place.system, names, forms, str(referred), Pointing(side.prefix or "", blank, default))

@@ -305,3 +305,21 @@ def test_scope_may_ask_a_document() -> None:
     assert not erp.in_scope({"custom": '{"kind": "a", "closed": true}'})
     assert not erp.in_scope({"custom": None})
     assert "custom" in erp.needed
+
+
+def test_a_write_into_an_hstore_changes_its_key_and_nothing_else(postgres: str) -> None:
+    pairs = st.dictionaries(texts, texts | st.none(), max_size=4)
+    with psycopg.connect(postgres) as conn:
+        if conn.execute("SELECT FROM pg_available_extensions WHERE name = 'hstore'").fetchone() is None:
+            pytest.skip("a PostgreSQL without hstore: use one that has contrib")
+        conn.execute("CREATE EXTENSION hstore")
+
+        @given(pairs, texts | st.sampled_from(['a"b', "a\\b", "=>", "NULL", ""]), texts | st.none())
+        def check(held: dict[str, str | None], key: str, value: str | None) -> None:
+            (before,) = conn.execute("SELECT hstore(%s::text[], %s::text[])::text", [list(held), list(held.values())]).fetchone() or (None,)
+            after = Path((key,), as_text=True, hstore=True).written(before, value)
+            kept = "SELECT %s::hstore -> %s::text, %s::hstore - %s::text = %s::hstore - %s::text"
+            assert conn.execute(kept, [after, key, after, key, before, key]).fetchone() == (value, True)
+
+        check()
+        conn.rollback()

@@ -356,6 +356,10 @@ def test_keys_of_several_columns_and_of_texts() -> None:
     fields["f"]["erp"] = {"columns": ["parent_org", "parent_code"], "default": 5}
     with pytest.raises(ConfigError, match=r"erp\.default: names one value, but the key has several columns"):
         compiled(entities, crm=[ACCOUNT], erp=[party])
+    fields["f"]["erp"] = {"columns": ["parent_code", "parent_code2"], "prefix": "x,"}
+    texts = a_table("party", key="org,code", org="text!", code="text!", parent_code="text", parent_code2="text")
+    with pytest.raises(ConfigError, match=r"erp\.prefix: goes before one key, but that of public\.party has 2 columns"):
+        compiled(entities, crm=[ACCOUNT], erp=[texts])
 
 
 # ── scope and expressions ─────────────────────────────────────────────────────────────────────────────────────────────────────────
