@@ -420,6 +420,9 @@ class _Compiler:
                 self._problem(f"{where}.insert", f"{column.name} of {table} {what} and has no default, and no field gives it", mend)
 
     def _expressions(self, where: str, table: Table, given: Mapping[str, Expression]) -> dict[str, Expr]:
+        for column, value in given.items():
+            if value.column is not None and value.column in given and given[value.column].column is not None:
+                self._problem(f"{where}.{column}", f"{value.column} is the value of another column itself", "name that one")
         return {column: expr for column, value in given.items() if (expr := self._expr(where, table, column, value))}
 
     def _expr(self, where: str, table: Table, name: str, given: Expression) -> Expr | None:

@@ -400,6 +400,8 @@ def test_a_column_may_be_given_the_value_of_another() -> None:
     insert = {"zip": "", "model": {"column": "name"}, "number": {"column": "id"}}
     _, erp = bindings({"f": {"crm": "name", "erp": "name"}}, erp={"table": "party", "insert": insert, "always": {"day": "now"}})
     assert (erp.insert["model"].column, erp.insert["number"].column, erp.insert["zip"].column) == ("name", "id", None)
+    with pytest.raises(ConfigError, match=r"insert\.street: model is the value of another column itself"):
+        bindings({"f": {"crm": "name", "erp": "name"}}, erp={"table": "party", "insert": {**insert, "street": {"column": "model"}}})
     for given_as, message in (("nme", "did you mean name?"), ("model", "is the same column")):
         with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
             bindings({"f": {"crm": "name", "erp": "name"}}, erp={"table": "party", "insert": {**insert, "model": {"column": given_as}}})
