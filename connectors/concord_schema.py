@@ -10,6 +10,7 @@
                  row holds
     dead_letter  records that cannot be applied as they are, one per thing: a later version of it takes the place of an earlier one
     snapshot     how far the source's snapshot of a table has come
+    decision     what operators decided on dead letters, with the letters as they were: history, nothing of it is ever deleted
 
 Every part may call `ensure`; an advisory lock lets one at a time migrate. Migrations are only ever added at the end.
 """
@@ -88,7 +89,30 @@ CREATE TABLE concord.dead_letter (
 );
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, SNAPSHOT, REQUESTS)
+_DECISIONS = """
+CREATE TABLE concord.decision (
+    id bigserial PRIMARY KEY,
+    letter text NOT NULL,                  -- its name, as `concord dead list` had it
+    decision text NOT NULL,                -- retried, discarded
+    decided_by text NOT NULL,
+    decided_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    reason text NOT NULL,
+    part text NOT NULL,                    -- that could not handle the record
+    entity text,
+    link text,
+    event text NOT NULL,                   -- the record: topic@partition/offset
+    key bytea,
+    record bytea,
+    error text NOT NULL,
+    code text NOT NULL,
+    first_at timestamptz NOT NULL,
+    last_at timestamptz NOT NULL,
+    times int NOT NULL
+);
+CREATE INDEX decision_event ON concord.decision (event);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, SNAPSHOT, REQUESTS, _DECISIONS)
 LATEST = len(MIGRATIONS)
 
 

@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 import orjson
@@ -28,8 +28,10 @@ from console.parts import Busy, Stopped, being, end_with_supervisor, raise_stopp
 from schemas.errors import ConcordError, ConfigError, Problem
 
 if TYPE_CHECKING:
+    from console.decide import Selection
     from console.match.file import Unacceptable
     from console.stack import StackState
+    from schemas.config import Config
 
 logger = logging.getLogger(__name__)
 
@@ -285,8 +287,8 @@ def _run_part(name: str, kind: str, file: Path, debug: bool, system: str | None,
     stop_on_signals(raise_stopped)
     try:
         config = wiring.open_config(file)
-        if system is not None and system not in config.systems:
-            raise click.BadParameter(f"{system!r}: {file} has the systems {', '.join(config.systems)}", param_hint="SYSTEM")
+        if system is not None:
+            _a_system(config, system, file, "SYSTEM")
         run_dir = wiring.run_dir(config)
         with being(name, run_dir) as told:
             try:
@@ -327,6 +329,13 @@ def _run_part(name: str, kind: str, file: Path, debug: bool, system: str | None,
         return 70
     logger.info("stopped")
     return OK
+
+
+def _a_system(config: Config, system: str, file: Path, hint: str) -> str:
+    """`system`, if there is one of that name."""
+    if system not in config.systems:
+        raise click.BadParameter(f"{system!r}: {file} has the systems {', '.join(config.systems)}", param_hint=hint)
+    return system
 
 
 WORKER = click.option("--worker", type=click.IntRange(0, 999), default=0, show_default=True, help="Number of this worker, each its own.")
@@ -460,8 +469,7 @@ def snapshot(
     from console import wiring
 
     config = wiring.open_config(file)
-    if system not in config.systems:
-        raise click.BadParameter(f"{system!r}: {file} has the systems {', '.join(config.systems)}", param_hint="SYSTEM")
+    _a_system(config, system, file, "SYSTEM")
     if vanished and conditions:
         raise click.UsageError("--vanished compares the whole table: leave out --where")
     asked = asking.ask(config, system, table, conditions, vanished)
@@ -483,26 +491,36 @@ def dead() -> None:
     \b
       concord dead list
       concord dead show erp:17
+      concord dead retry erp:17
+      concord dead discard erp:17 --reason 'a test'
     """
 
 
 @command(dead, "list", report=True)
 @click.option("--system", help="Only letters of this system.")
 @click.option("--limit", type=click.IntRange(1), default=1_000, show_default=True, help="At most so many of each system, the newest.")
-def dead_list(file: Path, debug: bool, as_json: bool, system: str | None, limit: int) -> int:
+@click.option("--decided", is_flag=True, help="What was decided instead: the letters that were retried or discarded, by whom and why.")
+def dead_list(file: Path, debug: bool, as_json: bool, system: str | None, limit: int, decided: bool) -> int:
     """All dead letters: what, where, why, since when.
 
-    A letter of a sink is named `system:number`, one of the streams `system@partition/offset`; `concord dead show` takes either.
+    A letter of a sink is named `system:number`, one of the streams `system@partition/offset`; `concord dead show` takes either. Exit
+    status 1 while there are any.
+
+    \b
+      concord dead list
+      concord dead list --decided --json | jq '.dead[].decision'
     """
     from console import dead as letters
     from console import wiring
 
     config = wiring.open_config(file)
-    if system is not None and system not in config.systems:
-        raise click.BadParameter(f"{system!r}: {file} has the systems {', '.join(config.systems)}", param_hint="--system")
-    found = letters.all_letters(config, [system] if system else list(config.systems), limit)
-    say_json({"dead": [letter.to_json() for letter in found]}) if as_json else letters.show_all(found, screen())
-    return NOT_OK if found else OK
+    systems = [_a_system(config, system, file, "--system")] if system else list(config.systems)
+    found = letters.all_decisions(config, systems, limit) if decided else letters.all_letters(config, systems, limit)
+    if as_json:
+        say_json({"dead": [letter.to_json() for letter in found]})
+    else:
+        letters.show_all(found, screen(), "nothing was decided" if decided else "no dead letters")
+    return NOT_OK if found and not decided else OK
 
 
 @command(dead, "show", report=True)
@@ -522,6 +540,115 @@ def dead_show(file: Path, debug: bool, as_json: bool, letter_id: str) -> int:
     told = letters.opened(config, letter)
     say_json(told) if as_json else letters.show_one(told, screen())
     return OK
+
+
+def _selecting(function: Command) -> Command:
+    """The options that say which letters are meant."""
+    options = [
+        click.argument("ids", nargs=-1, metavar="[ID]..."),
+        click.option("--system", help="Letters of this system …"),
+        click.option("--entity", help="… of this entity …"),
+        click.option("--link", help="… of this thing …"),
+        click.option("--code", help="… with this code: all that fit all of it."),
+        click.option("--all", "everything", is_flag=True, help="Every letter."),
+        click.option("--by", help="Who decides, for the history.  [default: you]"),
+    ]
+    made: Any = function
+    for option in reversed(options):
+        made = option(made)
+    return cast(Command, made)
+
+
+def _selection(config: Config, file: Path, ids: tuple[str, ...], system: str | None, everything: bool, **filters: str | None) -> Selection:
+    from console.decide import Selection
+
+    filtered = {name: value for name, value in filters.items() if value is not None}
+    if bool(ids) + bool(system or filtered) + everything != 1:
+        raise click.UsageError("which letters? Give ids, or --system, --entity, --link, --code, or --all; `concord dead list` shows them")
+    if system is not None:
+        _a_system(config, system, file, "--system")
+    return Selection(ids, system, **filtered)
+
+
+@command(dead, "retry", report=True)
+@_selecting
+@click.option("--reason", default="", help="Why, for the history.")
+@click.option("--wait", "seconds", type=click.FloatRange(0), default=10.0, show_default=True, help="See for so long what becomes of them.")
+def dead_retry(
+    file: Path,
+    debug: bool,
+    as_json: bool,
+    ids: tuple[str, ...],
+    system: str | None,
+    entity: str | None,
+    link: str | None,
+    code: str | None,
+    everything: bool,
+    by: str | None,
+    reason: str,
+    seconds: float,
+) -> int:
+    """Try dead letters again, once what kept them from going through is mended. Says what became of each.
+
+    A sink tries its letter as it tries any record: what is newer in the target stays. A record that the streams could not handle is sent
+    again, with what came after it under its key. A row that was too large for Kafka, or whose record is not in Kafka any more, is read
+    again from its database. All of it works while the pipeline runs; what does not run now tries it when it does.
+
+    \b
+      concord dead retry erp:17
+      concord dead retry --entity customer --code 22001 --reason 'column was widened'
+      concord dead retry --all --wait 60 --json | jq -r '.letters[] | select(.became == "dead") | .why'
+
+    \b
+    applied     the target has it now            handled     the streams took it, it goes its way
+    superseded  something newer is there         read again  its row was read again
+    parked      it now waits for another thing   queued      nobody has come to it yet, or what should does not run
+    dead        it failed again                  refused     cannot be tried again, and why
+
+    Exit status 0 when each is one of the first four.
+    """
+    from console import decide, wiring
+
+    config = wiring.open_config(file)
+    chosen = _selection(config, file, ids, system, everything, entity=entity, link=link, code=code)
+    report = decide.retry(config, chosen, decide.Operator(by or decide.oneself(), reason), seconds)
+    say_json(report.to_json()) if as_json else decide.show(report, screen())
+    return OK if report.well else NOT_OK
+
+
+@command(dead, "discard", report=True)
+@_selecting
+@click.option("--reason", required=True, help="Why, for the history.")
+def dead_discard(
+    file: Path,
+    debug: bool,
+    as_json: bool,
+    ids: tuple[str, ...],
+    system: str | None,
+    entity: str | None,
+    link: str | None,
+    code: str | None,
+    everything: bool,
+    by: str | None,
+    reason: str,
+) -> int:
+    """Close dead letters for good: nobody tries them again.
+
+    The systems stay as they are: where they differ for it, `concord verify` goes on saying so, and the next change of the thing brings all
+    of it. Each letter stays in the history, with who discarded it and why: `concord dead list --decided`. One whose record fails anew is a
+    new letter.
+
+    \b
+      concord dead discard crm@0/42 --reason 'test data'
+      concord dead discard --system erp --code NotAnEvent --reason 'somebody wrote rubbish into the topic'
+    """
+    from console import decide, wiring
+
+    config = wiring.open_config(file)
+    chosen = _selection(config, file, ids, system, everything, entity=entity, link=link, code=code)
+    report = decide.discard(config, chosen, decide.Operator(by or decide.oneself(), reason))
+    say_json(report.to_json()) if as_json else decide.show(report, screen())
+    return OK if report.well else NOT_OK
 
 
 # --- the embedded stack -----------------------------------------------------------------------------------------------------------

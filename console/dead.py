@@ -4,18 +4,20 @@
     crm@0/42    topic dead.crm, partition and offset: what source, intake and merge could not make sense of, for 30 days
 
 The sink writes its letters to the topic too, for whoever listens there; here they are taken from the table, which knows those still open.
+A letter that somebody decided on (`console.decide`) is in `concord.decision` of its system, and open again only if the record failed since.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+import psycopg
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
@@ -36,6 +38,12 @@ _TOPIC_ID = re.compile(r"([^:@]+)@([0-9]+)/([0-9]+)")
 _SQL = """
 SELECT id, entity, link, topic, partition, "offset", error, code, first_at, last_at, times, record FROM concord.dead_letter
 """
+_DECISIONS = """
+SELECT letter, part, entity, link, event, error, code, first_at, last_at, times, key, record, decision, decided_by, decided_at, reason
+FROM concord.decision ORDER BY id DESC LIMIT %s
+"""
+
+Event = tuple[str, bytes | None]  # the record that a letter is about: topic@partition/offset, and its key (a source knows no offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,12 @@ class Letter:
     times: int
     key: bytes | None
     record: bytes | None
+    decision: Mapping[str, str] = field(default_factory=dict)  # what, by, at, reason; {} while it is open
+
+    @property
+    def number(self) -> int:
+        """Of a sink's letter: its id in `concord.dead_letter`."""
+        return int(self.id.rpartition(":")[2])
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the record: lists are for looking over, and a record holds a row."""
@@ -70,6 +84,7 @@ class Letter:
             "since": self.since,
             "last": self.last,
             "times": self.times,
+            **({"decision": dict(self.decision)} if self.decision else {}),
         }
 
 
@@ -85,36 +100,71 @@ def all_letters(config: Config, systems: Sequence[str], limit: int) -> list[Lett
 
 def _of_system(config: Config, codec: Codec, system: str, limit: int) -> Iterator[Letter]:
     with wiring.session(config, system) as connection:
+        decided = decided_events(connection)
         if concord_schema.version(connection):
             for row in connection.execute(_SQL + "ORDER BY last_at DESC LIMIT %s", (limit,)):
                 yield _from_row(system, row)
-    yield from from_topic(Cluster(config.kafka), codec, system, limit)
+    yield from from_topic(Cluster(config.kafka), codec, system, limit, decided)
 
 
-def from_topic(cluster: Cluster, codec: Codec, system: str, limit: int) -> Iterator[Letter]:
-    """The letters of the parts before the sinks, each once however often it was sent."""
-    seen: set[str] = set()
+def decided_events(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[Event, datetime]:
+    """The records of letters that were decided on, and when such a record had failed last by then, by the clock of whoever wrote the
+    letter."""
+    if not _keeps_decisions(connection):
+        return {}
+    rows = connection.execute("SELECT event, key, max(last_at) FROM concord.decision WHERE part <> 'sink' GROUP BY 1, 2")
+    return {(event, key): at for event, key, at in rows}
+
+
+def _keeps_decisions(connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
+    row = connection.execute("SELECT to_regclass('concord.decision') IS NOT NULL").fetchone()
+    return row is not None and row[0]
+
+
+def all_decisions(config: Config, systems: Sequence[str], limit: int) -> list[Letter]:
+    """The newest `limit` decisions of each system, oldest first, each as the letter it was about."""
+    found = []
+    for system in systems:
+        with wiring.session(config, system) as connection:
+            if not _keeps_decisions(connection):
+                continue
+            for row in connection.execute(_DECISIONS, (limit,)):
+                letter_id, part, entity, link, event, error, code, first, last, times, key, record, what, by, at, reason = row
+                decision = {"what": what, "by": by, "at": _text(at), "reason": reason}
+                since, until = _text(first), _text(last)
+                found.append(Letter(letter_id, system, part, entity, link, event, error, code, since, until, times, key, record, decision))
+    return sorted(found, key=lambda letter: letter.decision["at"])
+
+
+def from_topic(cluster: Cluster, codec: Codec, system: str, limit: int, decided: Mapping[Event, datetime]) -> list[Letter]:
+    """The open letters of the parts before the sinks, each once however often it was sent."""
+    found: dict[Event, Letter] = {}
     for message in cluster.read(topics.dead(system), limit, newest=True):
+        letter_id = f"{system}@{message.partition}/{message.offset}"
         try:
             told = dead_from_avro(codec.decode(message.value)[1])
         except SchemaError as error:
-            yield _unreadable(system, message.partition, message.offset, message.ts_ms, f"not a dead letter: {error}", message.value)
+            at = _text(datetime.fromtimestamp(message.ts_ms / 1e3, UTC))
+            event = f"{topics.dead(system)}@{message.partition}/{message.offset}"
+            why = f"not a dead letter: {error}"
+            if (event, None) not in decided:
+                found[event, None] = Letter(letter_id, system, "?", None, None, event, why, "SchemaError", at, at, 1, None, message.value)
             continue
         event = f"{told.topic}@{told.partition}/{told.offset}"
-        if told.where is Where.SINK or event in seen:
+        when = datetime.fromtimestamp(told.ts_us / 1e6, UTC)
+        closed = decided.get((event, told.key))
+        if told.where is Where.SINK or (closed is not None and when <= closed):
             continue
-        seen.add(event)
-        at = datetime.fromtimestamp(told.ts_us / 1e6, UTC).isoformat(timespec="milliseconds")
-        letter_id = f"{system}@{message.partition}/{message.offset}"
-        yield Letter(
-            letter_id, system, told.where.value, told.entity, told.link, event, told.error, told.code, at, at, 1, told.key, told.value
+        at = _text(when)
+        first = found.get((event, told.key)) or Letter(
+            letter_id, system, told.where.value, told.entity, told.link, event, told.error, told.code, at, at, 0, told.key, told.value
         )
+        found[event, told.key] = replace(first, last=at, times=first.times + 1)
+    return list(found.values())
 
 
-def _unreadable(system: str, partition: int, offset: int, ts_ms: int, error: str, value: bytes | None) -> Letter:
-    at = datetime.fromtimestamp(ts_ms / 1e3, UTC).isoformat(timespec="milliseconds")
-    event = f"{topics.dead(system)}@{partition}/{offset}"
-    return Letter(f"{system}@{partition}/{offset}", system, "?", None, None, event, error, "SchemaError", at, at, 1, None, value)
+def _text(at: datetime) -> str:
+    return at.isoformat(timespec="microseconds")
 
 
 def _from_row(system: str, row: Sequence[Any]) -> Letter:
@@ -128,8 +178,8 @@ def _from_row(system: str, row: Sequence[Any]) -> Letter:
         f"{topic}@{partition}/{offset}",
         error,
         code,
-        first_at.isoformat(timespec="milliseconds"),
-        last_at.isoformat(timespec="milliseconds"),
+        _text(first_at),
+        _text(last_at),
         times,
         None,
         record,
@@ -183,16 +233,20 @@ def _as_text(value: object) -> str:
     return "\\x" + value.hex() if isinstance(value, bytes) else str(value)
 
 
-def show_all(letters: Sequence[Letter], console: Console) -> None:
+def show_all(letters: Sequence[Letter], console: Console, nothing: str = "no dead letters") -> None:
     if not letters:
-        console.print("no dead letters")
+        console.print(nothing)
         return
     grid = Grid(box=None, header_style="bold", pad_edge=False)
+    decided = any(one.decision for one in letters)
     for heading in ("id", "where", "entity", "link", "times", "last", "code"):
         grid.add_column(heading, no_wrap=True)
-    grid.add_column("error", overflow="fold")
+    grid.add_column("decided" if decided else "error", overflow="fold")
     for one in letters:
-        cells = (one.id, one.where, one.entity or "", one.link or "", str(one.times), one.last[:19], one.code, one.error)
+        told = one.error
+        if one.decision:
+            told = f"{one.decision['what']} by {one.decision['by']} at {one.decision['at'][:19]}: {one.decision['reason']}"
+        cells = (one.id, one.where, one.entity or "", one.link or "", str(one.times), one.last[:19], one.code, told)
         grid.add_row(*map(escape, cells))
     console.print(grid)
 

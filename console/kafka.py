@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec  # confluent_kafka.admin has these two, but does not say so to type checkers
 from confluent_kafka.cimpl import NewTopic
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 _library = logging.getLogger("kafka.client")  # librdkafka's own lines
 
 ANSWER_SECONDS = 10.0
+SEND_BYTES = 64 << 20  # a captured row may be as large (connectors.source.delivery)
 LEADER_SECONDS = 3.0  # a partition that was just created, or is moving, has a leader again by then
 
 _NOT_NOW = {
@@ -80,6 +82,7 @@ class Letter:
     key: bytes | None
     value: bytes | None
     ts_ms: int
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 class Cluster:
@@ -184,6 +187,18 @@ class Cluster:
         if not ends:
             return
         share = max(1, limit // len(ends))
+        spans = {at: (max(low, high - share) if newest else low, high) for at, (low, high) in ends.items()}
+        left = dict.fromkeys(ends, share)
+        for message in self.scan(spans):
+            left[topic, message.partition] -= 1
+            if left[topic, message.partition] >= 0:
+                yield message
+
+    def scan(self, spans: Mapping[Partition, tuple[int, int]]) -> Iterator[Letter]:
+        """Everything that is there from the first offset of each partition up to, not with, the second; each partition in order."""
+        left = {at: end for at, (start, end) in spans.items() if start < end}
+        if not left:
+            return
         consumer = Consumer(
             {
                 **settings(self._kafka),
@@ -194,30 +209,82 @@ class Cluster:
             }
         )
         try:
-            with translated(f"reading topic {topic}"):
-                consumer.assign([TopicPartition(*at, max(low, high - share) if newest else low) for at, (low, high) in ends.items()])
-                left = dict.fromkeys(ends, share)
+            with translated(f"reading {', '.join(sorted({topic for topic, _ in left}))}"):
+                consumer.assign([TopicPartition(*at, spans[at][0]) for at in left])
                 while left:
                     first = consumer.poll(ANSWER_SECONDS)
                     if first is None:
-                        raise Retriable(f"reading topic {topic}: no answer within {ANSWER_SECONDS:g} s")
+                        raise Retriable(f"reading from Kafka: no answer within {ANSWER_SECONDS:g} s")
                     for message in (first, *consumer.consume(1_000, 0)):
-                        at = (topic, message.partition() or 0)
+                        at = (message.topic() or "", message.partition() or 0)
                         problem = message.error()
-                        if problem is not None:
-                            if problem.code() != KafkaError._PARTITION_EOF:
-                                raise KafkaException(problem)
-                            left.pop(at, None)
-                            continue
-                        if at not in left:
-                            continue
+                        if problem is not None and problem.code() != KafkaError._PARTITION_EOF:
+                            raise KafkaException(problem)
                         offset = message.offset() or 0
-                        yield Letter(topic, at[1], offset, message.key(), message.value(), message.timestamp()[1])
-                        left[at] -= 1
-                        if left[at] <= 0 or offset + 1 >= ends[at][1]:
-                            left.pop(at)
+                        if problem is None and offset < left.get(at, 0):
+                            yield _letter(message)
+                        if at in left and (problem is not None or offset + 1 >= left[at]):
+                            del left[at]
+                            consumer.incremental_unassign([TopicPartition(*at)])
         finally:
             consumer.close()
+
+    def send(self, letters: Sequence[Letter]) -> list[int]:
+        """Writes these into their topics and partitions, in this order; returns where each ended up (offsets). What was sent before an
+        error stays sent."""
+        producer = Producer({**settings(self._kafka), "acks": "all", "enable.idempotence": True, "message.max.bytes": SEND_BYTES})
+        offsets = [-1] * len(letters)
+        failed: list[KafkaError] = []
+
+        def delivered(number: int, error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                failed.append(error)
+            else:
+                offsets[number] = message.offset() or 0
+
+        with translated("writing to Kafka"):
+            for number, one in enumerate(letters):
+                while True:
+                    try:
+                        producer.produce(
+                            one.topic,
+                            one.value,
+                            one.key,
+                            one.partition,
+                            headers=list(one.headers),
+                            on_delivery=partial(delivered, number),
+                        )
+                        break
+                    except BufferError:
+                        producer.poll(ANSWER_SECONDS)
+            if producer.flush(ANSWER_SECONDS * 3):
+                raise Retriable("writing to Kafka: no answer")
+            if failed:
+                raise KafkaException(failed[0])
+        return offsets
+
+    def members(self, group: str) -> int:
+        """How many consumers a group has now."""
+        with translated(f"asking who is in group {group}"):
+            described = self._admin.describe_consumer_groups([group], request_timeout=ANSWER_SECONDS)[group]
+            try:
+                return len(_answer(described).members or ())
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                    return 0
+                raise
+
+
+def _letter(message: Message) -> Letter:
+    return Letter(
+        message.topic() or "",
+        message.partition() or 0,
+        message.offset() or 0,
+        message.key(),
+        message.value(),
+        message.timestamp()[1],
+        message.headers() or (),  # type: ignore[arg-type]
+    )
 
 
 def _misfit(topic: Topic, there: int) -> Problem:

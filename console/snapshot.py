@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -128,19 +128,53 @@ def ask(config: Config, system: str, text: str, conditions: Sequence[str] = (), 
 
     Raises Unaskable, or UnfitDatabase when it is too early for that.
     """
-    schema, name = table_of(config, system, text)
+    name = table_of(config, system, text)
     with wiring.session(config, system) as conn:
-        table = read_tables(conn, [(schema, name)]).get(f"{schema}.{name}")
-        if table is None:
-            raise UnfitDatabase(f"system {system}: there is no table {schema}.{name}")
-        predicate = predicate_of(table, conditions, conn)
-        if len(predicate.encode()) > LONGEST_PREDICATE:
-            raise Unaskable(f"the conditions are longer than {LONGEST_PREDICATE} bytes: ask in several turns")
-        about = _planned(conn, table, predicate)
-        store = SnapshotStore(conn, config.systems[system].slot)
-        if not concord_schema.version(conn) or not store.any():
-            raise UnfitDatabase(f"system {system}: nothing of it was read yet; `concord up` begins with reading every table")
-        return Asked(system, str(table), predicate, store.request(schema, name, predicate, vanished), about)
+        table = _described(conn, system, name)
+        return _asked(conn, config, system, table, predicate_of(table, conditions, conn), vanished)
+
+
+def ask_rows(
+    config: Config, system: str, name: tuple[str, str], keys: Mapping[str, Mapping[str, str]]
+) -> list[tuple[Asked, tuple[str, ...]]]:
+    """Asks for single rows: what they are called here → their key columns. Returns each asking with the rows that it is about."""
+    found: list[tuple[Asked, tuple[str, ...]]] = []
+    with wiring.session(config, system) as conn:
+        table = _described(conn, system, name)
+        turn: dict[str, Mapping[str, str]] = {}
+        for label, key in keys.items():
+            if turn and len(_of_keys(conn, table, [*turn.values(), key]).encode()) > LONGEST_PREDICATE:
+                found.append((_asked(conn, config, system, table, _of_keys(conn, table, turn.values())), tuple(turn)))
+                turn = {}
+            turn[label] = key
+        if turn:
+            found.append((_asked(conn, config, system, table, _of_keys(conn, table, turn.values())), tuple(turn)))
+    return found
+
+
+def _of_keys(conn: psycopg.Connection[Any], table: Table, keys: Iterable[Mapping[str, str]]) -> str:
+    rows = [sql.SQL("({})").format(sql.SQL(", ").join(_literal(table, name, key[name]) for name in sorted(key))) for key in keys]
+    names = sorted(next(iter(keys)))
+    columns = sql.SQL(", ").join(map(sql.Identifier, names))
+    return sql.SQL("({}) IN ({})").format(columns, sql.SQL(", ").join(rows)).as_string(conn)
+
+
+def _described(conn: psycopg.Connection[Any], system: str, name: tuple[str, str]) -> Table:
+    table = read_tables(conn, [name]).get(".".join(name))
+    if table is None:
+        raise UnfitDatabase(f"system {system}: there is no table {'.'.join(name)}")
+    return table
+
+
+def _asked(conn: psycopg.Connection[Any], config: Config, system: str, table: Table, predicate: str, vanished: bool = False) -> Asked:
+    if len(predicate.encode()) > LONGEST_PREDICATE:
+        raise Unaskable(f"the conditions are longer than {LONGEST_PREDICATE} bytes: ask in several turns")
+    about = _planned(conn, table, predicate)
+    store = SnapshotStore(conn, config.systems[system].slot)
+    if not concord_schema.version(conn) or not store.any():
+        raise UnfitDatabase(f"system {system}: nothing of it was read yet; `concord up` begins with reading every table")
+    concord_schema.ensure(conn)
+    return Asked(system, str(table), predicate, store.request(table.schema, table.name, predicate, vanished), about)
 
 
 def _planned(conn: psycopg.Connection[Any], table: Table, predicate: str) -> int:

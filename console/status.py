@@ -38,7 +38,7 @@ from console.logs import first_line
 from console.parts import STALE_SECONDS, is_held, read_json
 from schemas import topics
 from schemas.config import Config
-from schemas.errors import ConcordError
+from schemas.errors import ConcordError, Retriable
 from schemas.mapping import table_name, table_names
 from schemas.metrics import State, quantile
 from schemas.registry import open_registry
@@ -212,9 +212,16 @@ class Observer:
 
     def settled_within(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
-        while not (settled := self.is_settled()) and time.monotonic() < deadline:
+        while not (settled := self._is_settled_now()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return settled
+
+    def _is_settled_now(self) -> bool:
+        try:
+            return self.is_settled()
+        except Retriable as error:  # a Kafka that has just started has no coordinator for its groups yet
+            logger.debug("not settled: %s", error)
+            return False
 
     def dead_before_sinks(self, system: str) -> dict[str | None, int]:
         """Dead letters of source, intake and merge of a system, by entity."""
@@ -225,7 +232,12 @@ class Observer:
         if self._codec is None:
             self._codec = Codec(open_registry(self.config.kafka, self.config.registry))
             self._stack.callback(self._codec.registry.close)
-        for letter in dead.from_topic(self.cluster, self._codec, system, DEAD_READ_LIMIT):
+        try:
+            with self._session(system) as connection:
+                decided = dead.decided_events(connection)
+        except ConcordError:
+            decided = {}  # it does not answer: what was decided is open meanwhile
+        for letter in dead.from_topic(self.cluster, self._codec, system, DEAD_READ_LIMIT, decided):
             counted[letter.entity] = counted.get(letter.entity, 0) + 1
         return counted
 

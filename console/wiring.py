@@ -63,6 +63,11 @@ def group_of_streams(config: Config) -> str:
     return f"{config.name}-streams"
 
 
+def group_of_sink(config: Config, system: str) -> str:
+    """The consumer group of a system's sink workers."""
+    return f"{config.name}-sink-{system}"
+
+
 @contextmanager
 def session(config: Config, system: str, as_role: bool = True) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """A connection to a system, autocommit; errors come out as ours, named for the system. `as_role`: with the role's rights, where the

@@ -51,6 +51,8 @@ def test_every_report_has_json() -> None:
         "snapshot",
         "dead list",
         "dead show",
+        "dead retry",
+        "dead discard",
         "stack up",
         "stack down",
         "stack status",
