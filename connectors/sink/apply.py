@@ -1,7 +1,8 @@
 """A batch of golden records → one transaction in the target database. All reads and writes of the sink are here; `plan` decides.
 
     begin, lock progress, load         one round trip: what is known of all things of the batch, their rows, locked
-    write, per wave                    one round trip; a second wave only where one record of the batch needs what another brings
+    write, per wave                    one round trip; a second wave only where one record of the batch needs what another brings. One more
+                                       where rows of parts are inserted at a root that is, or the other way round (`part_rows`)
     wake                               one, only when something is parked: children of what has just come
     links, crosswalk, parked, dead letters, progress, origin, commit      one round trip; I2: the progress is in the rows' own transaction
 
@@ -16,19 +17,19 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 
 import orjson
 import psycopg
 
 from connectors.postgres import concord_error
 from connectors.sink import statements as sql
+from connectors.sink.part_rows import Op, RowWrite, is_there, part_key
 from connectors.sink.plan import (
     Dead,
     End,
     LinkState,
     Name,
-    Op,
     Park,
     Planner,
     Row,
@@ -42,24 +43,39 @@ from connectors.sink.plan import (
     match_columns,
     match_texts,
     named_after,
+    root_key,
     supersedes,
     value_wait,
     wanted_match,
     wants_holders,
 )
-from connectors.sink.statements import Statement, TableStatements
+from connectors.sink.statements import EntityStatements, Lock, Statement
 from schemas.change import Canonical, parse_row_name, row_name
 from schemas.errors import ConcordError, MappingError, Refused, Retriable, SchemaError, UnfitDatabase
 from schemas.golden import GoldenRecord, Version
 from schemas.lsn import Lsn
-from schemas.mapping import Pipeline
+from schemas.mapping import ROOT, Binding, Pipeline
 from schemas.metrics import State
 
 logger = logging.getLogger(__name__)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class _Group(NamedTuple):
+    """What one statement writes."""
+
+    entity: str
+    part: str
+    op: Op
+    above: str
+    columns: tuple[str, ...]
+
+
+_Read = tuple[str, Lock | None, Statement]  # of an entity: rows that it locks, or flat rows
 Place = tuple[str, int]  # (topic, partition)
 
+LOCKING = 5  # times that rows which go on changing hands are looked at; each time all that were seen before are locked
 SHORT_WAIT: Statement = ("SET LOCAL lock_timeout TO '100ms'", ())  # where one record after the other may meet a locked row
 LOCKED = "55P03"
 NO_ROW = "no_row"  # the code of a write that hit no row
@@ -116,6 +132,14 @@ class Outcome:
 
 
 @dataclass(slots=True)
+class _Locked:
+    """What of entities with parts is locked."""
+
+    rows: set[tuple[str, str]] = field(default_factory=set)  # (entity, key) of flat rows that were read after all their rows were locked
+    held: set[tuple[str, Lock, tuple[str, ...]]] = field(default_factory=set)  # (entity, which, key) of single rows
+
+
+@dataclass(slots=True)
 class _Run:
     """A set of records on its way through load, waves and book."""
 
@@ -131,6 +155,7 @@ class _Run:
     dead_before: dict[Thing, bytes | None] = field(default_factory=dict)
     changed: dict[Thing, None] = field(default_factory=dict)  # links to write
     woken: set[tuple[str, str]] = field(default_factory=set)  # names whose children were looked for
+    locked: _Locked = field(default_factory=lambda: _Locked())
 
     def drain(self, outcome: Outcome) -> None:
         outcome.wrote += self.wrote
@@ -149,7 +174,7 @@ class Applier:
         self._decode = decode
         self._planner = Planner(pipeline, system)
         self._tables = {
-            name: TableStatements(entity.bindings[system]) for name, entity in pipeline.entities.items() if system in entity.bindings
+            name: EntityStatements(entity.bindings[system]) for name, entity in pipeline.entities.items() if system in entity.bindings
         }
         sides = {
             name: [table.binding.sides[match] for match in pipeline.entities[name].match_on if match in table.binding.sides]
@@ -276,7 +301,9 @@ class Applier:
         if code == LOCKED:
             return Park(task, entity.name, value_wait(task.record.link), f"somebody else is holding its row: {error}")  # I8
         if cause is not None and code == "23505":
-            columns = self._constraint_columns(sql.UNIQUE_COLUMNS, (cause.diag.schema_name, cause.diag.constraint_name))
+            columns = self._constraint_columns(
+                sql.UNIQUE_COLUMNS, cause, cause.diag.schema_name, cause.diag.constraint_name, binding=binding
+            )
             matched = {column for name in entity.match_on for column in binding.columns.get(name, ())}
             if columns & matched:
                 with suppress(MappingError, SchemaError):
@@ -287,16 +314,20 @@ class Applier:
                 mend = f"give {entity.name} a soft delete (delete: {{soft: …}}), or remove what refers to it"
                 return Dead(task, f"{error}; {mend}", code)
             name = (cause.diag.schema_name, cause.diag.table_name, cause.diag.constraint_name)
-            columns = self._constraint_columns(sql.FOREIGN_KEY_COLUMNS, name)
+            columns = self._constraint_columns(sql.FOREIGN_KEY_COLUMNS, cause, *name, binding=binding)
             for field_name, referred in entity.refs.items():
                 value = task.record.values.get(field_name)
                 if value is not None and columns & set(binding.columns.get(field_name, ())):
                     return Park(task, referred, str(value), f"{field_name}: the row of {referred} {value} has gone here: {error}")
         return Dead(task, str(error), code)
 
-    def _constraint_columns(self, statement: str, names: tuple[str | None, ...]) -> set[str]:
+    def _constraint_columns(self, statement: str, cause: psycopg.Error, *names: str | None, binding: Binding) -> set[str]:
+        """The columns that a constraint is about, as the flat row calls them."""
         (rows,) = self._round_trip([(statement, names)])
-        return {column for (column,) in rows}
+        table = f"{cause.diag.schema_name}.{cause.diag.table_name}"
+        parts = [part for part in binding.parts if str(part.table) == table]
+        mine = {column for (column,) in rows} if str(binding.table) == table else set()
+        return mine | {part.flat(column) for part in parts for (column,) in rows}
 
     def _lock_progress(self, batch: Batch) -> list[Statement]:
         if not batch.progress:
@@ -369,7 +400,7 @@ class Applier:
             (sql.ANY_PARKED, ()),
         ]
         reads = self._row_reads(tasks) if rows else []
-        steps += [statement for _, statement in reads]
+        steps += [statement for _, _, statement in reads]
         searches = self._holder_searches(tasks, there) if rows else []
         steps += [statement for _, statement in searches]
         results = self._round_trip(steps)
@@ -387,10 +418,11 @@ class Applier:
                 there.names[entity, self._system, own_key] = link
         run.dead_before.update({(entity, link): record for entity, link, record in dead})
         run.any_parked = run.any_parked or any_parked[0][0]
-        for (name, _), found in zip(reads, rest, strict=False):
-            self._take_rows(there, name, found)
+        self._take_rows(run, reads, rest[: len(reads)])
         for (name, _), found in zip(searches, rest[len(reads) :], strict=True):
             self._take_holders(there, name, found)
+        if rows:
+            self._lock(run, tasks)
         for task in tasks:
             there.enter_others(task.record)
             if self._system in task.record.targets:
@@ -421,22 +453,108 @@ class Applier:
                     with suppress(SchemaError):  # not a row name: the plan says so
                         yield (referred, *parse_row_name(str(value)))
 
-    def _row_reads(self, tasks: Sequence[Task]) -> list[tuple[str, Statement]]:
+    def _row_reads(self, tasks: Sequence[Task]) -> list[_Read]:
         links: dict[str, list[str]] = {}
         keys: dict[str, list[str]] = {}
         for task in tasks:
             record = task.record
             if self._system in record.targets and record.entity in self._tables:
                 links.setdefault(record.entity, []).append(record.link)
-                known = (record.keys.get(self._system), named_after(record.link, self._system))
-                keys.setdefault(record.entity, []).extend(key for key in known if key is not None)
-        return [(entity, self._tables[entity].rows_of(self._system, of, keys.get(entity, []))) for entity, of in links.items()]
+                keys.setdefault(record.entity, []).extend(self._keys_of(record))
+        reads: list[_Read] = []
+        for entity, of in links.items():
+            table = self._tables[entity]
+            if table.binding.parts:
+                wanted: dict[str, tuple[list[str], list[str]]] = {}
+                for task in tasks:
+                    for part in self._children(task.record) if task.record.entity == entity else ():
+                        wanted_links, wanted_keys = wanted.setdefault(part, ([], []))
+                        wanted_links.append(task.record.link)
+                        wanted_keys += self._keys_of(task.record)
+                reads += [(entity, lock, text) for lock, text in table.locks(self._system, of, keys[entity], wanted)]
+            reads.append((entity, None, table.rows_of(self._system, of, keys[entity])))
+        return reads
 
-    def _take_rows(self, there: There, entity: str, found: Iterable[Sequence[Any]]) -> None:
-        table = self._tables[entity]
-        for values in found:
-            row = table.row(values)
-            there.rows[entity, table.binding.key_of(row)] = row
+    def _keys_of(self, record: GoldenRecord) -> list[str]:
+        """The rows here that may be the record's thing, besides those that the crosswalk knows."""
+        return [key for key in (record.keys.get(self._system), named_after(record.link, self._system)) if key is not None]
+
+    def _children(self, record: GoldenRecord) -> set[str]:
+        """Child parts that are to have a row, as far as the record tells."""
+        shape = self._tables[record.entity].shape
+
+        def needed(part: str) -> bool:
+            return shape.is_filled(part, record.values, frozenset()) or any(needed(below.name) for below in shape.below[part])
+
+        if not record.alive or self._system not in record.targets:
+            return set()
+        return {part.name for part in shape.parts if part.kind == "child" and part.made and needed(part.name)}
+
+    def _take_rows(self, run: _Run, reads: Sequence[_Read], results: Sequence[list[tuple[Any, ...]]]) -> None:
+        for (entity, lock, _), found in zip(reads, results, strict=True):
+            table = self._tables[entity]
+            if lock is not None:
+                run.locked.held.update((entity, lock, tuple(key)) for key in found)
+                continue
+            for values in found:
+                row = table.row(values)
+                key = table.binding.key_of(row)
+                run.there.rows[entity, key] = row
+                run.locked.rows.add((entity, key))
+
+    def _lock(self, run: _Run, tasks: Sequence[Task]) -> None:
+        """Sees to it that all rows of things with parts are locked, and those that may become such things, and that they are as they were
+        read after that.
+
+        What `_row_reads` locked was chosen by one statement and read by a later one: mostly the same rows. Where somebody has put another
+        child in front meanwhile, or taken one away, it is done again.
+        """
+        for entity, table in self._tables.items():
+            mine = [task.record for task in tasks if task.record.entity == entity]
+            if not table.binding.parts or not mine:
+                continue
+            children = {record.link: self._children(record) for record in mine}
+            for _ in range(LOCKING):
+                loose = self._loose(run, entity, children)
+                if not loose:
+                    break
+                wanted: dict[str, tuple[list[str], list[str]]] = {}
+                for key, parts in loose.items():
+                    run.there.rows.pop((entity, key))
+                    for part in parts:
+                        wanted.setdefault(part, ([], []))[1].append(key)
+                reads: list[_Read] = [(entity, lock, text) for lock, text in table.locks(self._system, [], list(loose), wanted)]
+                reads.append((entity, None, table.rows_of(self._system, [], list(loose))))
+                self._take_rows(run, reads, self._round_trip([statement for _, _, statement in reads]))
+            else:
+                raise Retriable(f"writing to {self._system}: parts of {entity} {next(iter(loose))} go on changing hands")
+
+    def _loose(self, run: _Run, entity: str, children: Mapping[str, set[str]]) -> dict[str, set[str]]:
+        """Keys of rows that are these things', or nobody's, and not locked with all that belongs to them; with the children that they are
+        to have."""
+        loose = {}
+        anybodys = set[str]().union(*children.values())
+        for of, key in run.there.rows:
+            link = run.there.names.get((entity, self._system, key)) if of == entity else ""
+            if of == entity and (link is None or link in children):
+                wanted = anybodys if link is None else children[link]
+                if (entity, key) not in run.locked.rows or not self._is_locked(run, entity, key, wanted):
+                    loose[key] = wanted
+        return loose
+
+    def _is_locked(self, run: _Run, entity: str, key: str, wanted: set[str]) -> bool:
+        table, held = self._tables[entity], run.locked.held
+        row = run.there.rows[entity, key]
+        for part in table.shape.parts:
+            above = table.binding.part.get(part.of)
+            if is_there(part, row):
+                if table.is_locked(part) and (entity, Lock(part.name), part_key(part, row)) not in held:
+                    return False
+            elif part.name in wanted and (above is None or is_there(above, row)):
+                at = tuple(str(row[column]) for column in table.binding.key_columns) if above is None else part_key(above, row)
+                if (entity, Lock(part.of, part.name), at) not in held:
+                    return False
+        return True
 
     def _holder_searches(self, tasks: Sequence[Task], there: There) -> list[tuple[str, Statement]]:
         """Rows that have their match columns just as we would write them: what an ordinary index finds."""
@@ -516,7 +634,7 @@ class Applier:
             self._look_for_holders(run)
             wave = self._planner.plan_wave(run.todo, there, last)
             if wave.writes:
-                self._write(wave.writes, there)
+                self._write(wave.writes, run)
             for write in wave.writes:
                 run.wrote[write.task] = None
                 run.changed[write.task.thing] = None
@@ -529,7 +647,9 @@ class Applier:
                     run.changed[end.task.thing] = None
             run.parks.update({park.task.thing: park for park in wave.parks})
             run.deads.update({dead.task.thing: dead for dead in wave.deads})
-            run.todo = [wait.task for wait in wave.waits] + [write.task for write in wave.writes if write.again]
+            again = [write.task for write in wave.writes if write.again]
+            run.todo = [wait.task for wait in wave.waits] + again
+            self._lock(run, again)  # what they have come to point at
             last = bool(run.todo) and len(wave.waits) == len(run.todo) and not (wave.writes or wave.ends or wave.parks or wave.deads)
             if wake and (run.any_parked or run.parks):
                 self._wake(run)
@@ -555,6 +675,8 @@ class Applier:
         steps = [self._tables[name].alike(self._system, self._pipeline.entities[name].match_on, values) for name, values in wanted.items()]
         for name, found in zip(wanted, self._round_trip(steps, prepare=False), strict=True):
             self._take_holders(there, name, found)
+        if searches or wanted:
+            self._lock(run, run.todo)
 
     def _settled(self, task: Task, match: str, there: There) -> bool:
         """Whether the rows that are known say enough: the thing's own holds the value already, or one that it can become does."""
@@ -607,43 +729,118 @@ class Applier:
         if children:
             self._load(run, children)
 
-    def _write(self, writes: Sequence[Write], there: There) -> None:
-        """One statement per table, kind and set of columns, all in one round trip; parents first, deletes last and children first."""
-        groups: dict[tuple[str, Op, tuple[str, ...]], list[Write]] = {}
+    def _write(self, writes: Sequence[Write], run: _Run) -> None:
+        """One statement per table, kind and set of columns, all of a step in one round trip; parents first, deletes last and children
+        first. Things with parts are read again, as they are now."""
+        rows = [(write, row) for write in writes for row in write.rows]
+        last = max(row.step for _, row in rows)
+        back: dict[Write, Row | None] = {}
+        for step in range(last + 1):
+            groups = self._groups([(write, row) for write, row in rows if row.step == step])
+            statements = [self._statement(name, group) for name, group in groups]
+            known = step == last and not any(row.op is Op.INSERT and row.part == ROOT and row.step == last for _, row in rows)
+            again = self._read_again(writes, run.there) if known else []
+            results = self._round_trip([*statements, *(statement for _, statement in again)])
+            for (name, group), found in zip(groups, results, strict=False):
+                back.update(self._wrote(name, group, found))
+            self._take_again(run, again, results[len(statements) :])
+        if not known:
+            again = self._read_again(writes, run.there)
+            self._take_again(run, again, self._round_trip([statement for _, statement in again]))
         for write in writes:
-            groups.setdefault((write.task.record.entity, write.op, tuple(write.columns)), []).append(write)
-        depth = {name: number for number, name in enumerate(self._pipeline.entities)}
-        ordered = sorted(
-            groups.items(), key=lambda group: (True, -depth[group[0][0]]) if group[0][1] is Op.DELETE else (False, depth[group[0][0]])
-        )
-        steps = [self._statement(entity, op, columns, group) for (entity, op, columns), group in ordered]
-        for ((entity, op, _), group), found in zip(ordered, self._round_trip(steps), strict=True):
-            table = self._tables[entity]
-            back: Mapping[int, Row | None]
-            if op is Op.INSERT:
-                back = {number: table.row(values) for number, values in enumerate(found, 1)}
-            elif op is Op.UPDATE:
-                back = {values[0]: table.row(values[1:]) for values in found}
-            else:
-                back = {values[0]: None for values in found}
-            if len(back) != len(group):
-                missed = next((write for number, write in enumerate(group, 1) if number not in back), group[0])
-                raise Refused(
-                    f"{op.value} of {table.binding.table} for {missed.task} hit no row: a trigger or row-level security kept it from "
-                    "happening; see the system's session settings",
-                    NO_ROW,
-                )
-            for number, write in enumerate(group, 1):
-                self._planner.learn(write, back[number], there)
+            table = self._tables[write.task.record.entity]
+            if table.binding.parts and write.op is not Op.DELETE:
+                back[write] = run.there.rows.get((write.task.record.entity, self._key_after(write)))
+                if back[write] is None:
+                    raise Refused(f"{write.op.value} of {table.binding.table} for {write.task} left no row", NO_ROW)
+            self._planner.learn(write, back[write], run.there)
 
-    def _statement(self, entity: str, op: Op, columns: tuple[str, ...], writes: Sequence[Write]) -> Statement:
-        table = self._tables[entity]
-        if op is Op.INSERT:
-            return table.insert(columns, [write.columns for write in writes])
-        keys = [write.key for write in writes if write.key is not None]
-        if op is Op.UPDATE:
-            return table.update(columns, keys, [write.columns for write in writes])
-        return table.delete(keys)
+    def _groups(self, rows: Iterable[tuple[Write, RowWrite]]) -> list[tuple[_Group, list[tuple[Write, RowWrite]]]]:
+        groups: dict[_Group, list[tuple[Write, RowWrite]]] = {}
+        for write, row in rows:
+            row.point()
+            group = _Group(write.task.record.entity, row.part, row.op, row.above, tuple(row.columns))
+            groups.setdefault(group, []).append((write, row))
+        depth = {name: number for number, name in enumerate(self._pipeline.entities)}
+
+        def place(item: tuple[_Group, object]) -> tuple[bool, int, int]:
+            group = item[0]
+            order = depth[group.entity], self._tables[group.entity].shape.place[group.part]
+            return (True, -order[0], -order[1]) if group.op in (Op.DELETE, Op.CLEAR) else (False, *order)
+
+        return sorted(groups.items(), key=place)
+
+    def _statement(self, group: _Group, rows: Sequence[tuple[Write, RowWrite]]) -> Statement:
+        table = self._tables[group.entity]
+        writing, keys, columns = table.writing[group.part], [row.key for _, row in rows], [row.columns for _, row in rows]
+        match group.op:
+            case Op.INSERT:
+                return writing.insert(group.columns, columns)
+            case Op.UPDATE:
+                return writing.update(group.columns, keys, columns)
+            case Op.DELETE:
+                return writing.delete(keys)
+            case Op.CLEAR:
+                return table.clear(group.part, group.above, keys)
+
+    def _wrote(self, group: _Group, rows: Sequence[tuple[Write, RowWrite]], found: Sequence[Sequence[Any]]) -> dict[Write, Row | None]:
+        """What came back of things without parts; the others' rows learn their keys. Raises Refused if a write hit no row."""
+        if group.op is Op.CLEAR:
+            return {}
+        table = self._tables[group.entity]
+        numbered = enumerate(found, 1) if group.op is Op.INSERT else ((values[0], values[1:]) for values in found)
+        back = dict(numbered)
+        if len(back) != len(rows):
+            missed = next((write for number, (write, _) in enumerate(rows, 1) if number not in back), rows[0][0])
+            raise Refused(
+                f"{group.op.value} of {table.writing[group.part].table} for {missed.task} hit no row: a trigger or row-level security kept "
+                "it from happening; see the system's session settings",
+                NO_ROW,
+            )
+        told: dict[Write, Row | None] = {}
+        for number, (write, row) in enumerate(rows, 1):
+            if group.op is Op.DELETE:
+                told[write] = None
+            elif table.binding.parts:
+                row.key = tuple(back[number])
+            else:
+                told[write] = table.row(back[number])
+        return told
+
+    def _read_again(self, writes: Sequence[Write], there: There) -> list[tuple[str, Statement]]:
+        """Things with parts that were written, and those that have a row of them too: as they are now."""
+        keys: dict[str, dict[str, tuple[str, ...]]] = {}
+        shared: dict[str, set[tuple[str, tuple[str, ...]]]] = {}
+        for write in writes:
+            entity = write.task.record.entity
+            table = self._tables[entity]
+            if table.binding.parts and write.op is not Op.DELETE:
+                key = self._key_after(write)
+                keys.setdefault(entity, {})[key] = root_key(table.binding, key)
+                before = None if write.key is None else there.rows.get((entity, write.key))
+                if before is not None:
+                    shared.setdefault(entity, set()).update(table.shape.shared_rows(write.rows, before))
+        for (entity, key), row in there.rows.items():
+            if shared.get(entity) and shared[entity] & self._tables[entity].shape.all_shared(row):
+                keys[entity].setdefault(key, root_key(self._tables[entity].binding, key))
+        return [(entity, self._tables[entity].read_again(list(of.values()))) for entity, of in keys.items()]
+
+    def _take_again(self, run: _Run, again: Sequence[tuple[str, Statement]], results: Sequence[list[tuple[Any, ...]]]) -> None:
+        for (entity, _), found in zip(again, results, strict=True):
+            table = self._tables[entity]
+            for values in found:
+                row = table.row(values)
+                run.there.rows[entity, table.binding.key_of(row)] = row
+
+    def _key_after(self, write: Write) -> str:
+        """The root's key, as it is once it was written."""
+        binding = self._tables[write.task.record.entity].binding
+        root = next((row for row in write.rows if row.part == ROOT), None)
+        if root is None:
+            assert write.key is not None
+            return write.key
+        texts = dict(zip(binding.key_columns, root.key, strict=True))
+        return binding.key_of({column: root.columns.get(column) or text for column, text in texts.items()})
 
     # 6: what we keep
 

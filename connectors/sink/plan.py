@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from connectors.sink.part_rows import Op, Rows, RowWrite, database_fills, is_there
 from schemas.change import Canonical, parse_row_name, row_name
 from schemas.errors import MappingError, SchemaError
 from schemas.golden import NEVER, GoldenRecord, Version
@@ -61,22 +61,17 @@ class Task:
         return f"{self.topic}/{self.record.link}@{self.partition}/{self.offset}"
 
 
-class Op(StrEnum):
-    INSERT = "insert"
-    UPDATE = "update"
-    DELETE = "delete"
-
-
 @dataclass(slots=True, eq=False)
 class Write:
-    """One row to write. `state` is what holds once it went through, but for what comes back (`learn`)."""
+    """One entity to write. `state` is what holds once it went through, but for what comes back (`learn`)."""
 
     task: Task
     op: Op
     key: str | None  # None: an insert, the database makes it
-    columns: dict[str, str | None]
+    columns: dict[str, str | None]  # of the flat row
     values: dict[str, Canonical]  # the fields among them, as they should come back
     state: LinkState
+    rows: list[RowWrite]  # what it comes to in the tables
     again: bool = False  # a field had to be left out and is written in the next wave
     made: frozenset[str] = frozenset()  # fields that an insert expression gives their value
     then: Park | None = None  # a field had to be left out and waits
@@ -312,6 +307,12 @@ def named_after(link: str, system: str) -> str | None:
     return key if of == system else None
 
 
+def root_key(binding: Binding, key: str) -> tuple[str, ...]:
+    """The key columns' texts."""
+    values = binding.key_values(key)
+    return tuple(values[column] for column in binding.key_columns)
+
+
 class _NoValue:
     """A held value that the mapping cannot read: equal to nothing."""
 
@@ -336,6 +337,7 @@ class Planner:
     def __init__(self, pipeline: Pipeline, system: str) -> None:
         self.pipeline = pipeline
         self.system = system
+        self.shapes = {name: Rows(entity.bindings[system]) for name, entity in pipeline.entities.items() if system in entity.bindings}
 
     def plan_wave(self, tasks: Sequence[Task], there: There, last: bool = False) -> Wave:
         """One decision per task.
@@ -390,9 +392,11 @@ class Planner:
             else:
                 state.adjusted.pop(name, None)
             state.wrote[name] = now
-        if write.op is Op.INSERT:
+        inserted = {one.part for one in write.rows if one.op is Op.INSERT}
+        if inserted:
             # what a default gave is of our making as well; what an insert expression gave is the system's own, an edit of it
-            state.wrote.update({name: now for name, now in held.items() if name not in write.made and not isinstance(now, _NoValue)})
+            ours = [name for name in held if all(binding.split(column)[0] in inserted for column in binding.columns[name])]
+            state.wrote.update({name: now for name in ours if name not in write.made and not isinstance(now := held[name], _NoValue)})
             for name in write.made:
                 state.wrote.pop(name, None)
 
@@ -407,12 +411,14 @@ class _Look:
     def __init__(self, planner: Planner, there: There, wave: Wave, tasks: Sequence[Task], last: bool) -> None:
         self.system = planner.system
         self.pipeline = planner.pipeline
+        self.shapes = planner.shapes
         self.there = there
         self.wave = wave
         self.last = last
         self.present = {task.thing for task in tasks}  # things that this wave may still change
         self.begun: set[Thing] = set()
         self.inserted: set[tuple[str, str]] = set()  # match values taken in this wave
+        self.touched: set[tuple[str, tuple[str, ...]]] = set()  # rows (table, key) written in this wave that several things may have
 
     def decide(self, task: Task) -> Decision:
         record = task.record
@@ -493,11 +499,12 @@ class _Look:
             return End(task, State.SUPERSEDED, "an edit of it here is on its way")
         state.applied[EXISTS] = record.exists
         if entity.delete.policy == "propagate":
-            return Write(task, Op.DELETE, key, {}, {}, state)
+            return Write(task, Op.DELETE, key, {}, {}, state, self.shapes[entity.name].removal(root_key(binding, key)))
         for name in soft:
             state.applied.pop(name, None)  # should it come back, its own values are news again
         values = {name: value for name, value in soft.items() if not binding.same(name, value, self._plain(held.get(name)))}
-        return self._written(task, Op.UPDATE, binding, state, key, row, values, State.UNCHANGED)
+        after = {**{name: self._plain(value) for name, value in held.items()}, **values}
+        return self._written(task, binding, state, key, row, values, after, State.UNCHANGED)
 
     # what is new here
 
@@ -507,8 +514,7 @@ class _Look:
         wanted = {name: value for name, value in record.values.items() if name in binding.columns and name in binding.writable}
         values: dict[str, Canonical] = {}
         left_out: set[str] = set()
-        # the insert expression makes it: a number out of the application's own sequence
-        made = frozenset(name for name in binding.generated if record.values.get(name) is None or entity.owner.get(name) == self.system)
+        made = self._made(binding, record)
         for name, value in wanted.items():
             if name in made:
                 continue
@@ -538,17 +544,20 @@ class _Look:
                 return self._value_taken(task, entity, match, self.there.names.get((record.entity, self.system, holders[0][0])))
             self.inserted.add((record.entity, match))
         columns = {
-            column: text
-            for column, text in binding.to_columns(values).items()
-            if text is not None or not self._database_fills(binding, column)
+            column: text for column, text in binding.to_columns(values).items() if text is not None or not database_fills(binding, column)
         }
+        shape = self.shapes[entity.name]
+        for name in shape.moving(columns, insert=True) & values.keys():  # they wait for the next wave, which sees what is there
+            del values[name]
+            left_out.add(name)
         problem = unfit_text(columns)
         if problem is not None:
             return Dead(task, problem, "22021")
         state.applied = {name: version for name, version in record.versions.items() if name in wanted and name not in left_out}
         state.applied[EXISTS] = record.exists
         state.adjusted = {}
-        return Write(task, Op.INSERT, None, columns, values, state, bool(left_out), made)
+        rows = shape.writes((), None, columns, values, made)
+        return Write(task, Op.INSERT, None, columns, values, state, rows, bool(left_out), made)
 
     def _match(self, entity: Entity, binding: Binding, values: Mapping[str, Canonical], record: GoldenRecord) -> str | None:
         return wanted_match(entity, binding, {name: values.get(name, record.values.get(name)) for name in entity.match_on})
@@ -568,12 +577,6 @@ class _Look:
         free = [(key, row) for key, row in holders if self.there.names.get((entity.name, self.system, key), record.link) == record.link]
         return min(free, key=place, default=None)
 
-    @staticmethod
-    def _database_fills(binding: Binding, column: str) -> bool:
-        """Whether a null is better left to the column's default: the database would refuse it."""
-        described = binding.table.column(column)
-        return described is not None and described.not_null and described.has_default
-
     def _value_taken(self, task: Task, entity: Entity, match: str, holder: str | None) -> Decision:
         park = Park(task, entity.name, value_wait(match), f"another thing's row has {', '.join(entity.match_on)}")
         if self.last or not (holder is None or (entity.name, holder) in self.present):
@@ -585,6 +588,7 @@ class _Look:
     def _update(self, task: Task, entity: Entity, binding: Binding, state: LinkState, key: str, row: Row) -> Decision:
         record = task.record
         held = held_values(binding, row)
+        after = {name: self._plain(value) for name, value in held.items()}
         before = state.copy()
         values: dict[str, Canonical] = {}
         waits: Park | None = None  # what a field waits for; the rest is written
@@ -594,11 +598,14 @@ class _Look:
                 continue
             version = record.versions[name]
             if version <= state.version(name):  # applied, I3
+                if value is None and binding.same(name, value, after.get(name)):
+                    after[name] = None
                 continue
             end = State.UNCHANGED
             found, missing = self._local(task, entity, binding, name, value)
             if missing is None and binding.same(name, found, self._plain(held.get(name))) and not isinstance(held.get(name), _NoValue):
                 state.applied[name] = version
+                after[name] = found
                 continue
             ours = name in state.wrote and state.wrote[name] == held.get(name)
             if entity.owner.get(name) == self.system and version.owned and not ours:
@@ -622,8 +629,12 @@ class _Look:
                 for name in entity.match_on:
                     if values.pop(name, None) is not None:
                         state.applied[name] = before.version(name)
-        decision = self._written(task, Op.UPDATE, binding, state, key, row, values, end)
-        if waits is None or isinstance(decision, Dead):
+        moving = self.shapes[entity.name].moving(self._changed(binding, values, row), insert=False) if binding.parts else set()
+        for name in moving & values.keys():  # they wait for the next wave, which sees what is there
+            del values[name]
+            state.applied[name] = before.version(name)
+        decision = self._written(task, binding, state, key, row, values, {**after, **values}, end, bool(moving))
+        if waits is None or isinstance(decision, Dead | Wait):
             return decision
         if not isinstance(decision, Write):
             return waits
@@ -658,25 +669,55 @@ class _Look:
             if row is not None and held_match(entity, binding, row) == match:
                 yield key, row
 
+    @staticmethod
+    def _changed(binding: Binding, values: Mapping[str, Canonical], row: Row) -> dict[str, str | None]:
+        """The columns that differ."""
+        return {column: text for column, text in binding.to_columns(values, row).items() if row.get(column) != text} if values else {}
+
     def _written(
         self,
         task: Task,
-        op: Op,
         binding: Binding,
         state: LinkState,
         key: str,
         row: Row,
         values: dict[str, Canonical],
+        after: Mapping[str, Canonical],
         end: State,
+        again: bool = False,
     ) -> Decision:
-        """The write of these fields, of the columns that differ; or the end, if none does."""
-        columns = {column: text for column, text in binding.to_columns(values, row).items() if row.get(column) != text} if values else {}
+        """The write of these fields, of the columns that differ; or the end, if none does. `after`: all fields, as they are to be."""
+        shape = self.shapes[binding.entity]
+        columns = self._changed(binding, values, shape.held(row) if binding.parts else row)
         problem = unfit_text(columns)
         if problem is not None:
             return Dead(task, problem, "22021")
         if not columns:
             return End(task, end, "nothing to write", state)
-        return Write(task, op, key, columns, values, state)
+        made = self._made_here(binding, row, task.record, shape) if binding.parts else frozenset()
+        rows = shape.writes(root_key(binding, key), row, columns, after, made)
+        touched = shape.shared_rows(rows, row)
+        if touched & self.touched:
+            return Wait(task, _no_park(task))  # another thing of this wave writes to it: then it is as that leaves it
+        self.touched |= touched
+        inserted = {write.part for write in rows if write.op is Op.INSERT}
+        made = frozenset(name for name in made if any(binding.split(column)[0] in inserted for column in binding.sides[name].made_in))
+        values = {name: value for name, value in values.items() if name not in made}
+        return Write(task, Op.UPDATE, key, columns, values, state, rows, again, made)
+
+    def _made_here(self, binding: Binding, row: Row, record: GoldenRecord, shape: Rows) -> frozenset[str]:
+        """Fields that get their value from an insert expression of a part, should its row be inserted now."""
+        absent = {part.name for part in shape.parts if not is_there(part, row)}
+        return frozenset(
+            name
+            for name in self._made(binding, record)
+            if any(binding.split(column)[0] in absent for column in binding.sides[name].made_in)
+        )
+
+    def _made(self, binding: Binding, record: GoldenRecord) -> frozenset[str]:
+        """Fields that an insert expression makes: a number out of the application's own sequence."""
+        owner = self.pipeline.entities[binding.entity].owner
+        return frozenset(name for name in binding.generated if record.values.get(name) is None or owner.get(name) == self.system)
 
     # common
 
@@ -717,5 +758,5 @@ class _Look:
         in_ring = self.last and link is not None and (park.entity, link) in self.present
         if not (to_itself or in_ring):
             return False
-        columns = [binding.table.column(column) for column in binding.columns[name]]
+        columns = [binding.shape.column(column) for column in binding.columns[name]]
         return all(column is not None and not column.not_null for column in columns)

@@ -3,52 +3,40 @@
 Values go in as arrays of text and are cast per column, rows come back as text, so that PostgreSQL's own input and output functions are
 the only ones that ever read a value. Casts carry no type modifier: a text that is too long is refused by the assignment, where a cast to
 varchar(10) would cut it silently.
+
+    EntityStatements     reads flat rows, under lock, and looks for those that hold a match value
+    RowStatements        writes rows of one table: an entity's roots, or one of its parts
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
-from schemas.mapping import Binding, FieldBinding
+from connectors.rows import FlatRows, cast_type, in_scope, linked, quoted, table_above, table_name
+from connectors.sink.part_rows import Rows
+from schemas.catalog import Table
+from schemas.mapping import ROOT, Binding, Expr, FieldBinding, Part
 from schemas.mapping.likeness import Likeness
 
 Statement = tuple[str, tuple[Any, ...]]
 
-
-@cache
-def quoted(name: str) -> str:
-    """An identifier, also safe in a statement with placeholders."""
-    return '"' + name.replace('"', '""').replace("%", "%%") + '"'
-
-
-def cast(binding: Binding, column: str) -> str:
-    """The type that a text for this column is cast to."""
-    described = binding.table.column(column)
-    assert described is not None, f"{binding.table} has no column {column!r}"
-    return described.type.replace("%", "%%")
+_OF_ITS_OWN = re.compile(r"nextval\(|gen_random_uuid\(")  # expressions that give another value each time they are asked
 
 
 def has_no_equality(binding: Binding, column: str) -> bool:
-    described = binding.table.column(column)
+    described = binding.shape.column(column)
     return described is not None and described.base in ("json", "xml")
 
 
-def table_name(binding: Binding) -> str:
-    return f"{quoted(binding.table.schema)}.{quoted(binding.table.name)}"
-
-
-def loaded_columns(binding: Binding) -> tuple[str, ...]:
-    """What the sink reads of a row: its key, what decides whether it counts, its fields."""
-    wanted = {*binding.key_columns, *binding.needed, *(column for columns in binding.columns.values() for column in columns)}
-    return tuple(column.name for column in binding.table.columns if column.name in wanted)
-
-
-def likeness_key(side: FieldBinding, alias: str = "t.") -> str:
-    """The key of a row's text in SQL, as `Likeness.key` makes it. Immutable wherever the column's text is, so that it can be indexed."""
+def likeness_key(side: FieldBinding, alias: str = "t.", names: Mapping[str, str] | None = None) -> str:
+    """The key of a row's text in SQL, as `Likeness.key` makes it. Immutable wherever the column's text is, so that it can be indexed.
+    `names`: what columns of the flat row are called in their table."""
     assert isinstance(side.alike, Likeness)
-    texts = [f"{alias}{quoted(column)}::text" for column in (side.columns if side.read is None else side.columns[:1])]
+    columns = side.columns if side.read is None else side.columns[:1]
+    texts = [f"{alias}{quoted(column if names is None else names[column])}::text" for column in columns]
     text = texts[0] if len(texts) == 1 else " || ".join(f"coalesce({one}, '')" for one in texts)
     # in "C" the letters are ASCII's, whatever the database's language
     strong, weak = (
@@ -61,85 +49,208 @@ def likeness_key(side: FieldBinding, alias: str = "t.") -> str:
 def likeness_index(binding: Binding, match_on: Sequence[str]) -> str | None:
     """The statement that an operator may give, so that rows whose match value has to be cleaned are found without reading all. None: it
     would help nothing, what is matched on is found by an ordinary index, or by none."""
+    search = _Search(binding, [name for name in match_on if name in binding.sides])
     keys = [
-        likeness_key(binding.sides[name], "")
-        for name in match_on
-        if name in binding.sides and binding.sides[name].alike not in ("equal", "any")
+        likeness_key(binding.sides[name], "", search.names) for name in search.fields if binding.sides[name].alike not in ("equal", "any")
     ]
     if not keys:
         return None
-    return f"CREATE INDEX CONCURRENTLY ON {table_name(binding)} ({', '.join(f'({key})' for key in keys)})".replace("%%", "%")
+    return f"CREATE INDEX CONCURRENTLY ON {table_name(search.table)} ({', '.join(f'({key})' for key in keys)})".replace("%%", "%")
 
 
-class TableStatements:
-    """The statements of one binding. Texts are made once; psycopg prepares them by their text."""
+class _Search:
+    """Where rows with certain values are looked for: in the root's table if any of the fields is there, else in one part's, from which the
+    links lead up to the roots."""
+
+    def __init__(self, binding: Binding, fields: Sequence[str]) -> None:
+        def parts_of(name: str) -> set[str]:
+            side = binding.sides[name]
+            return {binding.split(column)[0] for column in (side.columns if side.read is None else side.columns[:1])}
+
+        of_one = {name: parts.pop() for name in fields if len(parts := parts_of(name)) == 1}
+        self.part = ROOT if ROOT in of_one.values() or not of_one else next(iter(of_one.values()))
+        self.fields = [name for name, part in of_one.items() if part == self.part]  # what is asked; all else is compared when it is read
+        self.table = binding.table if self.part == ROOT else binding.part[self.part].table
+        self.names = {column: binding.split(column)[1] for name in self.fields for column in binding.columns[name]}
+        self._binding = binding
+
+
+def _roots_with(binding: Binding, name: str, source: str, condition: str) -> str:
+    """That a root `t` is one of those at which a row of a part hangs, chosen or not, directly or not. `source`: what stands after FROM
+    and brings that row, `m`."""
+    part, below, number = binding.part[name], "m", 0
+    joins: list[str] = []
+    conditions = [condition, *in_scope(part, "m")]
+    while True:
+        alias = f"a{number}"
+        joins.append(f"JOIN {table_name(table_above(binding, part))} {alias} ON {' AND '.join(linked(binding, part, below, alias))}")
+        if part.of == ROOT:
+            break
+        part, below, number = binding.part[part.of], alias, number + 1
+    mine, theirs = (", ".join(f"{one}.{quoted(column)}" for column in binding.key_columns) for one in ("t", alias))
+    return f"({mine}) IN (SELECT {theirs} FROM {source} {' '.join(joins)} WHERE {' AND '.join(conditions)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """Which rows of an entity a statement locks: its roots, or a part's chosen ones. `against`: those that have no row of this child part,
+    so that nobody else may insert one."""
+
+    part: str
+    against: str = ""
+
+
+class EntityStatements:
+    """Reads one binding. Texts are made once; psycopg prepares them by their text."""
 
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
-        self.table = table_name(binding)
-        self.columns = loaded_columns(binding)
-        self.returned = ", ".join(f"t.{quoted(column)}::text" for column in self.columns)
+        self.flat = FlatRows(binding)
+        self.shape = Rows(binding)
+        self.columns, self.row = self.flat.columns, self.flat.row
+        self.writing = {ROOT: RowStatements(binding.table, binding.insert, binding.always, self.flat.selected if not binding.parts else "")}
+        for part in self.shape.parts:
+            self.writing[part.name] = RowStatements(part.table, part.insert, part.always)
         self._key = binding.key_columns
         self._texts: dict[tuple[str, tuple[str, ...]], str] = {}
-        self._read = self._read_text()
-
-    def row(self, values: Sequence[str | None]) -> dict[str, str | None]:
-        return dict(zip(self.columns, values, strict=True))
+        self._roots, self._where = self._wanted()
+        self._read = self.flat.select(self._roots, among=self._where + ("" if binding.parts else " FOR NO KEY UPDATE OF t"))
+        self._by_key = self.flat.select(
+            f"unnest({_unnest((), range(len(self._key)))[0]}) AS u({_unnest((), range(len(self._key)))[1]}) JOIN"
+            f" {self.flat.root} t ON {_on(binding.table, self._key)}"
+        )
+        self._locks = {lock: self._locking(lock) for lock in self._all_locks()}
 
     # reading
 
     def rows_of(self, system: str, links: Sequence[str], keys: Sequence[str]) -> Statement:
-        """The rows of these things by the crosswalk, and those with these keys; locked, but not against foreign key checks."""
+        """The rows of these things by the crosswalk, and those with these keys. Locked, but not against foreign key checks, where there are
+        no parts; else `locks` come before."""
         return self._read, (list(links), self.binding.entity, system, list(keys))
 
-    def _read_text(self) -> str:
+    def _wanted(self) -> tuple[str, str]:
+        """What stands after FROM, up to WHERE, and from there."""
         wanted = """
             SELECT k.key FROM unnest(%s::text[]) AS u(link), LATERAL (
                 SELECT k.key FROM concord.key k WHERE k.entity = %s AND k.link = u.link AND k.system = %s OFFSET 0) k
             UNION SELECT unnest(%s::text[])"""
+        table = self.binding.table
         if len(self._key) == 1:
             (column,) = self._key
-            of_type = cast(self.binding, column)
-            return (
-                f"SELECT {self.returned} FROM {self.table} t"
-                f" WHERE t.{quoted(column)} = ANY(ARRAY(SELECT w.key::{of_type} FROM ({wanted}) w)) FOR NO KEY UPDATE"
-            )
-        parts = ", ".join(f"(w.key::jsonb->>{n})::{cast(self.binding, column)} AS c{n}" for n, column in enumerate(self._key))
+            of_type = cast_type(table, column)
+            return f"{self.flat.root} t", f"WHERE t.{quoted(column)} = ANY(ARRAY(SELECT w.key::{of_type} FROM ({wanted}) w))"
+        parts = ", ".join(f"(w.key::jsonb->>{n})::{cast_type(table, column)} AS c{n}" for n, column in enumerate(self._key))
         on = " AND ".join(f"t.{quoted(column)} = w.c{n}" for n, column in enumerate(self._key))
-        return f"SELECT {self.returned} FROM (SELECT {parts} FROM ({wanted}) w) w JOIN {self.table} t ON {on} FOR NO KEY UPDATE OF t"
+        return f"(SELECT {parts} FROM ({wanted}) w) w JOIN {self.flat.root} t ON {on}", ""
+
+    def read_again(self, keys: Sequence[Sequence[str]]) -> Statement:
+        """The flat rows with these keys (each its columns' texts), as this transaction has left them."""
+        return self._by_key, tuple(_columnwise(keys, len(self._key)))
+
+    # locking, of a binding with parts
+
+    def locks(
+        self, system: str, links: Sequence[str], keys: Sequence[str], wanted: Mapping[str, tuple[Sequence[str], Sequence[str]]]
+    ) -> list[tuple[Lock, Statement]]:
+        """What to send before `rows_of`, each as a statement of its own, so that it sees what was committed while the one before waited.
+        `wanted`: child parts that are to have a row, for which things (by link, by key). They return the keys of the rows that they locked.
+
+        A root, or a part's row, at which a child is missing that is to be there, is locked against the foreign key checks of others: nobody
+        inserts that child meanwhile. All the others are only locked against updates.
+        """
+        found = []
+        for lock, text in self._locks.items():
+            of_links, of_keys = wanted.get(lock.against, ((), ())) if lock.against else (links, keys)
+            if of_links or of_keys:
+                found.append((lock, (text, (list(of_links), self.binding.entity, system, list(of_keys)))))
+        return found
+
+    def is_locked(self, part: Part) -> bool:
+        """Whether the part's chosen rows are."""
+        return Lock(part.name) in self._locks
+
+    def _all_locks(self) -> list[Lock]:
+        """From the root down, strong ones first: no lock is made stronger."""
+        if not self.binding.parts:
+            return []
+        found = []
+        for name in (ROOT, *(part.name for part in self.shape.parts)):
+            found += [Lock(name, below.name) for below in self.shape.below[name] if below.kind == "child" and below.made]
+            if name == ROOT or self.shape.fields[name]:
+                found.append(Lock(name))
+        return found
+
+    def _locking(self, lock: Lock) -> str:
+        flat = self.flat
+        conditions = [f"{flat.key(lock.against)[0]} IS NULL"] if lock.against else []
+        strength = "FOR UPDATE" if lock.against else "FOR NO KEY UPDATE"
+        joins = flat.joins_to(lock.against or lock.part)
+        table = self.binding.table if lock.part == ROOT else self.binding.part[lock.part].table
+        columns = [quoted(column) for column in table.primary_key]
+        if lock.part == ROOT:
+            where = " AND ".join([self._where or "WHERE true", *conditions])
+            key = [f"t.{column}" for column in columns]
+            returned = ", ".join(f"{column}::text" for column in key)
+            return f"SELECT {returned} FROM {self._roots} {joins} {where} ORDER BY {', '.join(key)} {strength} OF t"
+        where = " AND ".join([self._where or "WHERE true", f"{flat.key(lock.part)[0]} IS NOT NULL", *conditions])
+        key = [f"x.{column}" for column in columns]
+        inner = f"SELECT {', '.join(flat.key(lock.part))} FROM {self._roots} {joins} {where}"
+        returned = ", ".join(f"{column}::text" for column in key)
+        # in the order of the key: workers that meet at a row that many things share wait for each other in turn
+        return (
+            f"SELECT {returned} FROM {table_name(table)} x WHERE ({', '.join(key)}) IN ({inner}) ORDER BY {', '.join(key)} {strength} OF x"
+        )
+
+    # who holds a match value
 
     def holders(self, system: str, columns: tuple[str, ...], values: Sequence[tuple[str, ...]]) -> Statement:
         """The rows with these texts in these columns: whose row it is (or null), the row. By an ordinary index on the columns."""
         text = self._texts.get(("holders", columns))
+        split = [self.binding.split(column) for column in columns]
+        search = ROOT if any(part == ROOT for part, _ in split) else split[0][0]
         if text is None:
             arrays, names = _unnest(range(len(columns)))
-            on = " AND ".join(f"t.{quoted(column)} = u.c{n}::{cast(self.binding, column)}" for n, column in enumerate(columns))
-            text = self._texts["holders", columns] = (
-                f"SELECT k.link, {self.returned} FROM unnest({arrays}) AS u({names}) JOIN {self.table} t ON {on} {self._linked()}"
+            table = self.binding.table if search == ROOT else self.binding.part[search].table
+            alias = "t" if search == ROOT else "m"
+            on = " AND ".join(
+                f"{alias}.{quoted(column)} = u.c{n}::{cast_type(table, column)}" for n, (part, column) in enumerate(split) if part == search
             )
-        return text, (*_columnwise(values, len(columns)), self.binding.entity, system)
+            if search == ROOT:
+                text = self.flat.select(f"unnest({arrays}) AS u({names}) JOIN {self.flat.root} t ON {on}", "k.link", self._linked())
+            else:
+                found = _roots_with(self.binding, search, f"unnest({arrays}) AS u({names}) JOIN {table_name(table)} m ON {on}", "true")
+                text = self.flat.select(f"{self.flat.root} t", "k.link", f"{self._linked()} WHERE {found}")
+            self._texts["holders", columns] = text
+        given, mine = _columnwise(values, len(columns)), (self.binding.entity, system)
+        return text, (*given, *mine) if search == ROOT else (*mine, *given)
 
     def alike(self, system: str, match_on: Sequence[str], values: Sequence[Mapping[str, str | None]]) -> Statement:
         """The rows that may hold what these texts are read as, and others: as `holders`. Several match columns narrow it down one by one.
 
         Its arrays are to be seen by the planner (not prepared): then each row of a table without the index is looked up in a hash.
         """
+        search = _Search(self.binding, match_on)
+        alias = "t" if search.part == ROOT else "m"
         conditions: list[str] = []
         params: list[list[str]] = []
-        for name in match_on:
+        for name in search.fields:
             side = self.binding.sides[name]
             if isinstance(side.alike, Likeness):
                 columns = side.columns if side.read is None else side.columns[:1]
                 texts = {"".join(row[column] or "" for column in columns) for row in values}
-                conditions.append(f"{likeness_key(side)} = ANY(%s::text[])")
+                conditions.append(f"{likeness_key(side, f'{alias}.', search.names)} = ANY(%s::text[])")
                 params.append(sorted({key for text in texts for key in side.alike.keys(text)}))
             elif side.alike == "equal":
                 for column in side.columns if side.read is None else side.columns[:1]:
-                    of_type = cast(self.binding, column)
-                    conditions.append(f"t.{quoted(column)} = ANY(ARRAY(SELECT w::{of_type} FROM unnest(%s::text[]) w))")
+                    of_type = cast_type(search.table, search.names[column])
+                    at = f"{alias}.{quoted(search.names[column])}"
+                    conditions.append(f"{at} = ANY(ARRAY(SELECT w::{of_type} FROM unnest(%s::text[]) w))")
                     params.append(sorted({text for row in values if (text := row[column]) is not None}))
         where = " AND ".join(conditions) or "true"
-        return f"SELECT k.link, {self.returned} FROM {self.table} t {self._linked()} WHERE {where}", (self.binding.entity, system, *params)
+        if search.part != ROOT:
+            where = _roots_with(self.binding, search.part, f"{table_name(search.table)} m", where)
+        among = f"{self._linked()} WHERE {where}"
+        return self.flat.select(f"{self.flat.root} t", "k.link", among), (self.binding.entity, system, *params)
 
     def _linked(self) -> str:
         key = (
@@ -149,61 +260,143 @@ class TableStatements:
         )
         return f"LEFT JOIN concord.key k ON k.entity = %s AND k.system = %s AND k.key = {key}"
 
-    # writing: each returns the row's number in what was given (insert: in that order) and the row as it now is
+    # deleting what hangs at a row
+
+    def clear(self, part: str, above: str, keys: Sequence[Sequence[str]]) -> Statement:
+        """Deletes the rows of a child part that hang at these rows of a part above it, or at these roots, and count."""
+        text = self._texts.get(("clear", (part, above)))
+        top = self.binding.table if above == ROOT else self.binding.part[above].table
+        if text is None:
+            arrays, names = _unnest((), range(len(top.primary_key)))
+            one, alias, number = self.binding.part[part], "t", 0
+            tables, conditions = [f"unnest({arrays}) AS u({names})"], in_scope(one, "t")
+            while True:
+                tables.append(f"{table_name(table_above(self.binding, one))} a{number}")
+                conditions += linked(self.binding, one, alias, f"a{number}")
+                alias, number = f"a{number}", number + 1
+                if one.of == above:
+                    break
+                one = self.binding.part[one.of]
+                conditions += in_scope(one, alias)
+            conditions += [f"{alias}.{quoted(column)} = u.k{n}::{cast_type(top, column)}" for n, column in enumerate(top.primary_key)]
+            target = table_name(self.binding.part[part].table)
+            text = f"DELETE FROM {target} AS t USING {', '.join(tables)} WHERE {' AND '.join(conditions)}"
+            self._texts["clear", (part, above)] = text
+        return text, tuple(_columnwise(keys, len(top.primary_key)))
+
+
+class RowStatements:
+    """Writes rows of one table. Each statement returns the row's number in what was given (insert: it is in that order) and the row as it
+    now is: its key, or what is asked for as `returned`, of the alias `t`."""
+
+    def __init__(self, table: Table, insert: Mapping[str, Expr], always: Mapping[str, Expr], returned: str = "") -> None:
+        self.table = table
+        self.key = table.primary_key
+        self._name = table_name(table)
+        self._insert = {**always, **insert}
+        self._always = always
+        self._returned = returned or ", ".join(f"t.{quoted(column)}::text" for column in self.key)
+        self._texts: dict[tuple[str, tuple[str, ...]], tuple[str, list[Any]]] = {}
 
     def insert(self, columns: tuple[str, ...], rows: Sequence[Mapping[str, str | None]]) -> Statement:
-        made = {**self.binding.always, **self.binding.insert}
-        made = {column: expression for column, expression in made.items() if column not in columns}
-        text = self._texts.get(("insert", columns))
-        if text is None:
-            arrays, names = _unnest(range(len(columns)))
-            targets = ", ".join(quoted(column) for column in (*columns, *made))
-            given = [f"u.c{n}::{cast(self.binding, column)}" for n, column in enumerate(columns)]
-            values = ", ".join([*given, *(expression.sql for expression in made.values())])
-            source = f"unnest({arrays}) AS u({names})" if columns else "generate_series(1, %s)"
-            text = self._texts["insert", columns] = (
-                f"INSERT INTO {self.table} AS t ({targets}) SELECT {values} FROM {source} RETURNING {self.returned}"
-                if targets
-                else f"INSERT INTO {self.table} AS t DEFAULT VALUES RETURNING {self.returned}"
-            )
-        params = [value for expression in made.values() for value in expression.params]
-        values_given = _columnwise([tuple(row[column] for column in columns) for row in rows], len(columns))
-        counted = [len(rows)] if made and not columns else []
-        return text, (*params, *values_given, *counted)
+        known = self._texts.get(("insert", columns))
+        if known is None:
+            known = self._texts["insert", columns] = self._insert_text(columns)
+        text, params = known
+        values = _columnwise([tuple(row[column] for column in columns) for row in rows], len(columns))
+        counted: list[Any] = [len(rows)] if not columns and "generate_series" in text else []
+        return text, (*params, *values, *counted)
 
-    def update(self, columns: tuple[str, ...], keys: Sequence[str], rows: Sequence[Mapping[str, str | None]]) -> Statement:
-        made = {column: expression for column, expression in self.binding.always.items() if column not in columns}
-        text = self._texts.get(("update", columns))
-        if text is None:
-            arrays, names = _unnest(range(len(columns)), range(len(self._key)))
-            sets = ", ".join(
-                [f"{quoted(column)} = u.c{n}::{cast(self.binding, column)}" for n, column in enumerate(columns)]
-                + [f"{quoted(column)} = {expression.sql}" for column, expression in made.items()]
-            )
-            text = self._texts["update", columns] = (
-                f"UPDATE {self.table} AS t SET {sets} FROM unnest({arrays}) WITH ORDINALITY AS u({names}, n) WHERE {self._by_key()}"
-                f" RETURNING u.n, {self.returned}"
-            )
-        params = [value for expression in made.values() for value in expression.params]
-        values = [(*(row[column] for column in columns), *self._key_texts(key)) for key, row in zip(keys, rows, strict=True)]
-        return text, (*params, *_columnwise(values, len(columns) + len(self._key)))
+    def _insert_text(self, columns: tuple[str, ...]) -> tuple[str, list[Any]]:
+        given = {column: f"u.c{n}::{cast_type(self.table, column)}" for n, column in enumerate(columns)}
+        made, params = self._made({column: expr for column, expr in self._insert.items() if column not in columns}, given)
+        if not given and not made:
+            return f"INSERT INTO {self._name} AS t DEFAULT VALUES RETURNING {self._returned}", []
+        arrays, names = _unnest(range(len(columns)))
+        source = f"unnest({arrays}) AS u({names})" if columns else "generate_series(1, %s)"
+        copies = {column: expr.column for column, expr in self._insert.items() if column not in columns and expr.column is not None}
+        targets = ", ".join(quoted(column) for column in (*given, *made, *copies))
+        values = ", ".join((*given.values(), *made.values()))
+        if copies:  # what is copied is made once, below
+            below = ", ".join(f"{sql} AS {quoted(column)}" for column, sql in (*given.items(), *made.items()))
+            values = ", ".join(f"s.{quoted(column)}" for column in (*given, *made, *(self._copied(copies, column) for column in copies)))
+            source = f"(SELECT {below} FROM {source}) s"
+        return f"INSERT INTO {self._name} AS t ({targets}) SELECT {values} FROM {source} RETURNING {self._returned}", params
 
-    def delete(self, keys: Sequence[str]) -> Statement:
-        text = self._texts.get(("delete", ()))
-        if text is None:
-            arrays, names = _unnest((), range(len(self._key)))
-            text = self._texts["delete", ()] = (
-                f"DELETE FROM {self.table} AS t USING unnest({arrays}) WITH ORDINALITY AS u({names}, n)"
-                f" WHERE {self._by_key()} RETURNING u.n"
-            )
-        return text, tuple(_columnwise([self._key_texts(key) for key in keys], len(self._key)))
+    def _made(self, expressions: Mapping[str, Expr], given: Mapping[str, str]) -> tuple[dict[str, str], list[Any]]:
+        """Columns that an expression makes, those that are copied from a column's default among them, and the parameters."""
+        made = {column: expr.sql for column, expr in expressions.items() if expr.column is None}
+        params = [value for expr in expressions.values() if expr.column is None for value in expr.params]
+        copies = {column: expr.column for column, expr in expressions.items() if expr.column is not None}
+        for column in copies:
+            source = self._copied(copies, column)
+            if source not in given and source not in made:
+                described = self.table.column(source)
+                default = described.default if described is not None else None
+                made[source] = f"({default.replace('%', '%%')})" if default is not None else f"NULL::{cast_type(self.table, source)}"
+        return made, params
 
-    def _by_key(self) -> str:
-        return " AND ".join(f"t.{quoted(column)} = u.k{n}::{cast(self.binding, column)}" for n, column in enumerate(self._key))
+    @staticmethod
+    def _copied(copies: Mapping[str, str], column: str) -> str:
+        """The column that a column gets the value of, at the end of the chain."""
+        seen = {column}
+        while (source := copies[column]) in copies:
+            if source in seen:
+                break  # a ring, which is refused when the configuration is compiled
+            seen.add(source)
+            column = source
+        return source
 
-    def _key_texts(self, key: str) -> tuple[str, ...]:
-        values = self.binding.key_values(key)
-        return tuple(values[column] for column in self._key)
+    def update(self, columns: tuple[str, ...], keys: Sequence[Sequence[str]], rows: Sequence[Mapping[str, str | None]]) -> Statement:
+        known = self._texts.get(("update", columns))
+        if known is None:
+            known = self._texts["update", columns] = self._update_text(columns)
+        text, params = known
+        values = [(*(row[column] for column in columns), *key) for key, row in zip(keys, rows, strict=True)]
+        return text, (*params, *_columnwise(values, len(columns) + len(self.key)))
+
+    def _update_text(self, columns: tuple[str, ...]) -> tuple[str, list[Any]]:
+        arrays, names = _unnest(range(len(columns)), range(len(self.key)))
+        source = f"unnest({arrays}) WITH ORDINALITY AS u({names}, n)"
+        given = {column: f"u.c{n}::{cast_type(self.table, column)}" for n, column in enumerate(columns)}
+        always = {column: expr for column, expr in self._always.items() if column not in columns}
+        copies = {column: expr.column for column, expr in always.items() if expr.column is not None}
+        copied = {column: self._copied(copies, column) for column in copies}
+        sets = dict(given)
+        below, late = list[str](), list[str | None]()  # what gives another value each time is asked once, and copied
+        for source_column in dict.fromkeys(copied.values()):
+            if source_column in always and _OF_ITS_OWN.match(always[source_column].sql):
+                sets[source_column] = f"u.m{len(below)}"
+                below.append(f"{always[source_column].sql} AS m{len(below)}")
+                late += always[source_column].params
+        params: list[Any] = []
+        for column, expr in always.items():
+            if expr.column is None and column not in sets:
+                sets[column] = expr.sql
+                params += expr.params
+        for column, source_column in copied.items():
+            if source_column in always and not sets[source_column].startswith("u.m"):
+                params += always[source_column].params
+            sets[column] = sets.get(source_column, f"t.{quoted(source_column)}")
+        if below:
+            source = f"(SELECT u.*, {', '.join(below)} FROM {source}) u"
+        text = (
+            f"UPDATE {self._name} AS t SET {', '.join(f'{quoted(column)} = {sql}' for column, sql in sets.items())} FROM {source}"
+            f" WHERE {_on(self.table, self.key)} RETURNING u.n, {self._returned}"
+        )
+        return text, [*params, *late]
+
+    def delete(self, keys: Sequence[Sequence[str]]) -> Statement:
+        arrays, names = _unnest((), range(len(self.key)))
+        text = (
+            f"DELETE FROM {self._name} AS t USING unnest({arrays}) WITH ORDINALITY AS u({names}, n)"
+            f" WHERE {_on(self.table, self.key)} RETURNING u.n"
+        )
+        return text, tuple(_columnwise(keys, len(self.key)))
+
+
+def _on(table: Table, key: Sequence[str]) -> str:
+    return " AND ".join(f"t.{quoted(column)} = u.k{n}::{cast_type(table, column)}" for n, column in enumerate(key))
 
 
 def _unnest(columns: Iterable[int], keys: Iterable[int] = ()) -> tuple[str, str]:

@@ -303,6 +303,7 @@ class _Compiler:
             mapped_to = {column for side in here if entity.writes(system, side) for column in side.columns}  # also those that were refused
             beside = {column for field in writable for column in sides[field].beside}
             self._not_null(where, table, {*mapped_to, *(written.keys() - beside), *config.insert, *config.always, *insert, *linked})
+        inserted = {*insert, *(part.flat(column) for part in compiled for column in part.insert)}
         root_links = [column for part in compiled if part.kind == "parent" and part.of == "" for column in part.link]
         mapped = [column for side in sides.values() for column in side.columns]
         needed = {column for column in (*table.primary_key, *scope, *mapped, *root_links) if table.column(column) is not None}
@@ -316,7 +317,7 @@ class _Compiler:
             fields=tuple(sides),
             columns={field: side.columns for field, side in sides.items()},
             writable=writable,
-            generated=frozenset(field for field in writable if any(column in insert for column in sides[field].made_in)),
+            generated=frozenset(field for field in writable if any(column in inserted for column in sides[field].made_in)),
             insert=insert,
             always=always,
             scope=scope,
@@ -472,6 +473,9 @@ class _Compiler:
             return None
         if found is column or found.generated:
             self._problem(where, f"{other} is {'the same column' if found is column else 'generated'}", "name another column of the row")
+            return None
+        if found.identity:
+            self._problem(where, f"{other} is an identity, which is known only once the row is there", "name another column of the row")
             return None
         return Expr("", column=other)
 

@@ -106,6 +106,8 @@ class World:
     suffix: str
     kafka: str = "nowhere:1"
     delete: str = "propagate"
+    schema: str = ""  # else the one above
+    config: str = ""
     pipeline: Pipeline = field(init=False)
     registry: MemoryRegistry = field(default_factory=MemoryRegistry)
     conns: list[psycopg.Connection[Any]] = field(default_factory=list)
@@ -114,12 +116,12 @@ class World:
     def __post_init__(self) -> None:
         self.crm, self.erp = f"crm{self.suffix}", f"erp{self.suffix}"
         self.sql = self.connection()
-        self.sql.execute(SCHEMA)
+        self.sql.execute((self.schema or SCHEMA).encode())
         ensure(self.sql)
         self.compile()
 
     def compile(self) -> None:
-        text = CONFIG.format(
+        text = (self.config or CONFIG).format(
             name=f"sink{self.suffix}", kafka=self.kafka, dsn=self.dsn, crm=self.crm, erp=self.erp, delete=self.delete, suffix=self.suffix
         )
         config = loads(text, {})

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connectors.sink.plan import held_match
-from connectors.sink.statements import TableStatements, likeness_index, likeness_key
+from connectors.sink.statements import EntityStatements, likeness_index, likeness_key
 from schemas.mapping.binding import FieldBinding
 from schemas.mapping.likeness import of_cleaning
 from schemas.mapping.transforms import cleaned
@@ -119,10 +119,10 @@ def test_a_batch_reads_the_table_once_and_uses_the_index_that_an_operator_made(d
     )
     dirty.sql.execute("ANALYZE erp.partner")
     wanted: list[dict[str, str | None]] = [{"tax_id": f"X{n}"} for n in range(1, 501)]
-    text, params = TableStatements(binding).alike(dirty.erp, entity.match_on, wanted)
+    text, params = EntityStatements(binding).alike(dirty.erp, entity.match_on, wanted)
     rows = dirty.sql.execute(text, params, prepare=False).fetchall()
     assert len(rows) == 500
-    statements = TableStatements(binding)
+    statements = EntityStatements(binding)
     assert {held_match(entity, binding, statements.row(row[1:])) for row in rows} == {f"X{n}" for n in range(1, 501)}
 
     def plan() -> str:
