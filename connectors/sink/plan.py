@@ -592,7 +592,7 @@ class _Look:
         before = state.copy()
         values: dict[str, Canonical] = {}
         waits: Park | None = None  # what a field waits for; the rest is written
-        end = State.SUPERSEDED
+        end, guarded = State.SUPERSEDED, False
         for name, value in record.values.items():
             if name not in binding.columns or name not in binding.writable:
                 continue
@@ -611,7 +611,7 @@ class _Look:
             if entity.owner.get(name) == self.system and version.owned and not ours:
                 continue  # its owner's decision is never written to the owner, but over a value of our own
             if not self._over_known(record, state, name, held):
-                end = State.SUPERSEDED  # guard: an edit that is on its way; merge decides on it and asks again
+                guarded = True  # guard: an edit that is on its way; merge decides on it and asks again
                 continue
             if missing is not None:
                 if not isinstance(missing, Park):
@@ -633,7 +633,9 @@ class _Look:
         for name in moving & values.keys():  # they wait for the next wave, which sees what is there
             del values[name]
             state.applied[name] = before.version(name)
-        decision = self._written(task, binding, state, key, row, values, {**after, **values}, end, bool(moving))
+        decision = self._written(
+            task, binding, state, key, row, values, {**after, **values}, State.SUPERSEDED if guarded else end, bool(moving)
+        )
         if waits is None or isinstance(decision, Dead | Wait):
             return decision
         if not isinstance(decision, Write):

@@ -28,6 +28,7 @@ from schemas.golden import Cause, GoldenRecord, Version, golden_schema
 from schemas.mapping import Pipeline, compile_config, table_names
 from schemas.registry import MemoryRegistry
 from schemas.serde import Codec
+from tests.services import wait_until
 
 SCHEMA = """
 CREATE SCHEMA crm;
@@ -147,9 +148,11 @@ class World:
         for conn in self.conns:
             conn.close()
         with psycopg.connect(self.dsn, autocommit=True) as conn:
+            held = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() LIMIT 1"
             for (name,) in conn.execute(
                 "SELECT roname FROM pg_replication_origin WHERE position(%s in roname) > 0", (self.suffix,)
             ).fetchall():
+                wait_until(lambda: conn.execute(held).fetchone() is None, "a session that was closed is still there")
                 conn.execute("SELECT pg_replication_origin_drop(%s)", (name,))
 
     # records
