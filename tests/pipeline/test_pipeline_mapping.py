@@ -44,6 +44,7 @@ systems:
   erp: {{dsn: "${{ERP_DSN}}", rank: 2, heartbeat_seconds: 1, role: "${{ERP_ROLE}}", session: {{app.tenant: 42}}}}
 entities:
   ticket:
+    match_on: [code]
     crm: {{table: ticket}}
     erp:
       table: public."sale_line-account_tax"
@@ -87,6 +88,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, kafka: str, postgres: str
     with a_database(postgres) as crm, a_database(postgres_2) as erp:
         with psycopg.connect(crm) as conn:
             conn.execute(CRM)
+            conn.execute("INSERT INTO ticket (title, code) VALUES ('what the CRM calls ours', '7')")
         with psycopg.connect(erp, autocommit=True) as conn:
             conn.execute(ERP)
             conn.execute(f"CREATE PUBLICATION {name}_erp FOR TABLE {TABLE}".encode())  # only its owner may
@@ -118,6 +120,7 @@ def there(pipeline: RunningPipeline, title: str) -> dict[str, Any] | None:
 
 
 def test_only_the_roles_rows_travel(pipeline: RunningPipeline) -> None:
+    assert pipeline.one("crm", "SELECT count(*) FROM ticket") == 1, "matched by a place inside a document: one thing"
     row = here(pipeline, "ours")
     assert row is not None
     assert (row["code"], row["tags"], row["kind"]) == ("7", "a; b, c", "line"), (
