@@ -24,11 +24,11 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
-from psycopg import sql
 
 from connectors.catalog import read_tables
 from connectors.postgres import SESSION
 from connectors.rows import FlatRows
+from connectors.sink.statements import RowStatements
 from console.check import check_databases
 from console.check.findings import Checked
 from schemas.catalog import Table
@@ -301,20 +301,18 @@ def test_an_insert_makes_what_the_page_says(databases: dict[str, str], catalogs:
     (block,) = of_kind("yaml erp binding")
     block.kind = "erp binding"
     binding = compile_config(a_config(block), catalogs).entities["customer"].bindings["erp"]
-    made = {**binding.insert, **binding.always}
-    by_sql = {column: expression for column, expression in made.items() if expression.column is None}
-    same = {column: f"= {expression.column}" for column, expression in made.items() if expression.column is not None}
-    columns = sql.SQL(", ").join(map(sql.Identifier, ["legal_name", *by_sql]))
-    values = ", ".join(expression.sql for expression in by_sql.values())
-    returned = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(column)) for column in by_sql)
-    statement = sql.SQL("INSERT INTO party ({}) VALUES ('Acme', {}) RETURNING {}").format(columns, sql.SQL(values), returned)  # type: ignore[arg-type]
+    made = [*binding.insert, *binding.always]
+    returned = ", ".join(f't."{column}"::text' for column in made)
+    statement, params = RowStatements(binding.table, binding.insert, binding.always, returned).insert(
+        ("legal_name",), [{"legal_name": "Acme"}]
+    )
     with psycopg.connect(databases["erp"]) as conn:
         for name, value in SESSION.items():
             conn.execute("SELECT set_config(%s, %s, false)", (name, value))
-        row = conn.execute(statement, [param for expression in by_sql.values() for param in expression.params]).fetchone()
+        row = conn.execute(statement.encode(), params).fetchone()
         assert row is not None
         (berlin,) = conn.execute("SELECT (now() AT TIME ZONE 'Europe/Berlin')::text").fetchone() or (None,)
-    got = {**dict(zip(by_sql, row, strict=True)), **same}
+    got = dict(zip(made, row, strict=True))
     assert got["customer_since"] == berlin
     head, _, line = block.tables[0]
     for cell, expected in zip(head, line, strict=True):
