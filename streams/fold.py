@@ -87,6 +87,8 @@ class Rules:
     parts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # per system: the part that a field is read from, not the root
     # per system: fields in rows that other things have too (a part that many share, or that is a thing of its own)
     shared: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    # systems where no sink inserts the thing: a row that came there by a write of ours was written for another thing
+    never_inserted: frozenset[str] = frozenset()
     # same(system, field, golden value, value held there): equal in that system's own representation? Equal values never need asking.
     same: Callable[[str, str, Canonical, Canonical], bool] = equal
 
@@ -139,9 +141,10 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
         edits, told = _not_ours(change, edited, held, fields, told, rules)
     else:
         edits = edited
+    ours = echo and not _came_or_went_by_another_thing(gone, was_alive, system, rules)  # that the row is there, or not
     conflicts: list[Conflict] = []
-    deleted = gone and not echo and rules.delete != "ignore" and (was_alive or held is _NO_ROW)
-    back = not gone and not echo and not was_alive and held is not _NO_ROW  # also when it is as it was when it left scope
+    deleted = gone and not ours and rules.delete != "ignore" and (was_alive or held is _NO_ROW)
+    back = not gone and not ours and not was_alive and held is not _NO_ROW  # also when it is as it was when it left scope
     won = False
     if edits or deleted or back:
         rank = rules.ranks[system]
@@ -168,7 +171,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
                 conflict = _conflict(link, change, rules, name, standing, write, old.get(name, _MISSING), mine)
                 if conflict is not None:
                     conflicts.append(conflict)
-        if not echo:
+        if not ours:
             write = (not gone, stamps[part], rank, int(rules.exists_owner == system), system, position)
             standing = exists
             exists = folded(standing, write)
@@ -299,6 +302,13 @@ def _not_ours(
         if made:
             edits.append(name)
     return edits, told
+
+
+def _came_or_went_by_another_thing(gone: bool, was_alive: bool, system: str, rules: Rules) -> bool:
+    """Whether a row that a write of ours brought into being, or took away, was none of this thing's: no sink does that to it there."""
+    if system not in rules.never_inserted:
+        return False
+    return (rules.delete != "propagate" or rules.exists_owner == system) if gone else not was_alive
 
 
 def _is_ours(

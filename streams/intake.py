@@ -28,6 +28,7 @@ from schemas.mapping.parts import ROOT
 from schemas.metrics import BATCH_SIZE, State
 from schemas.serde import Codec
 from streams.assemble import Cause, node_name, row_message
+from streams.births import waited_for
 from streams.crosswalk import Crosswalk
 from streams.events import Columns, Events, Seen
 from streams.letters import DeadLetters
@@ -145,6 +146,8 @@ class Intake:
         self._entities = pipeline.entities
         self._feeds = list(_feeds(bindings, table))
         self._mapped = {binding.entity: _columns_read(binding) for binding in whole}
+        others = waited_for(bindings, pipeline.entities).get((table.schema, table.name), frozenset())
+        self._waits_for = [topics.captured(system, schema, name) for schema, name in sorted(others)]
         self._letters = letters
         self._linking = Linking(app, pipeline, whole, self.captured, crosswalk, letters) if whole else None
         read = [self.captured, *([topics.links(system, table.schema, table.name)] if whole else [])]
@@ -162,27 +165,30 @@ class Intake:
         ends, outputs = Ends(), list[Output]()
         await self._events.fetch_schemas(chunk)
         changes: list[EntityChange] = []
+        born = False
         for record in chunk:
             if record.value is not None:  # else a tombstone: its delete came before it, and compaction is what it is for
-                self._read(record, changes, outputs, ends)
+                born |= self._read(record, changes, outputs, ends)
+        if born and self._waits_for:
+            await self._app.caught_up(self._waits_for)
         if self._linking is not None:
             await self._linking.take(changes, chunk.partition, outputs, ends)
         await self._app.deliver(outputs)  # I9: before the table's changes, which are written when this chunk ends
         count(ends)
 
-    def _read(self, record: Record, changes: list[EntityChange], outputs: list[Output], ends: Ends) -> None:
-        """The event as each of the table's entities sees it; what cannot be read becomes a dead letter."""
+    def _read(self, record: Record, changes: list[EntityChange], outputs: list[Output], ends: Ends) -> bool:
+        """The event as each of the table's entities sees it; what cannot be read becomes a dead letter. Returns whether its row is new."""
         try:
             seen = self._events.read(record)
             if seen is None:
                 ends[self.system, "", State.OUT_OF_SCOPE] += 1
-                return
+                return False
             if seen.envelope.op not in _OPS:
                 told = {EventOp.TRUNCATE: "a TRUNCATE: which rows it removed is not in the log; snapshot the table to find out"}
                 raise NotAnEvent(told.get(seen.envelope.op, f"an event of kind {seen.envelope.op.value!r} on a table's topic"))
         except SchemaError as error:
             self._letters.bury(record, error, self.system, None, outputs, ends)
-            return
+            return False
         self.last_ts_us = seen.envelope.source.ts_us
         for entity, binding in self._bindings.items():
             try:
@@ -201,6 +207,7 @@ class Intake:
                     ends[self.system, entity, State.OUT_OF_SCOPE] += 1
             except _BAD as error:
                 self._letters.bury(record, error, self.system, entity, outputs, ends)
+        return seen.envelope.op in (EventOp.CREATE, EventOp.READ)
 
     def _check_columns(self, seen: Seen, entity: str, wanted: frozenset[str]) -> None:
         """A mapped column that was dropped or renamed, or whose value cannot be trusted, stops its entity and says so: going on would let

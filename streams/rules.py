@@ -35,6 +35,7 @@ def rules_of(pipeline: Pipeline, entity: Entity, same_thing: SameThing) -> Rules
         soft=entity.delete.soft,
         parts={system: {name: "+".join(parts) for name, parts in read.items()} for system, read in _read(entity).items() if read},
         shared={system: fields for system, binding in bindings.items() if (fields := _shared(pipeline, binding))},
+        never_inserted=frozenset(system for system in entity.systems if not entity.born_in - {system}),
         same=same,
     )
 

@@ -69,6 +69,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5  # a fetch that finds nothing returns after this; being fetched from keeps aiokafka in the group
+CAUGHT_UP_SECONDS = 0.1  # how often it is asked how far other workers are, and whether the chunk in hand is still ours
 STOP_SECONDS = 2.0  # what chunks in work get to end in when the worker stops
 
 OnPoison = Callable[[str, Any, Exception], Awaitable[None]]
@@ -96,6 +97,18 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Tell aiokafka that we read, else it takes us for stuck and leaves the group."""
         with self._ensure_consumer()._subscription.fetch_context():
             pass
+
+    async def ends(self, topics: Iterable[str]) -> dict[TP, int]:
+        """The offset after the last record of each partition, as the broker has it now."""
+        consumer = self._ensure_consumer()
+        tps = [driver.ensure_aiokafka_TP(TP(topic, number)) for topic in topics for number in consumer.partitions_for_topic(topic) or ()]
+        return {TP(*tp): offset for tp, offset in (await consumer.end_offsets(tps)).items()}
+
+    async def committed(self, tps: Iterable[TP]) -> dict[TP, int]:
+        """Up to where whoever reads them has finished; 0: not at all."""
+        consumer, asked = self._ensure_consumer(), list(tps)
+        found = await asyncio.gather(*(consumer.committed(driver.ensure_aiokafka_TP(tp)) for tp in asked))
+        return {tp: offset or 0 for tp, offset in zip(asked, found, strict=True)}
 
     async def start_offsets(self, tps: Iterable[TP]) -> tuple[dict[TP, int], dict[TP, int]]:
         """Where to start reading: the committed offset, else by auto_offset_reset, but never before the first record there is.
@@ -132,6 +145,7 @@ class Consumer(driver.Consumer):
         self._reader: Reader | None = None
         self._gaps: dict[TP, tuple[int, int]] = {}
         self.settled = asyncio.Event()  # a lane put down its chunk
+        self.advanced = asyncio.Event()  # a chunk was finished
 
     def _new_consumer_thread(self) -> ConsumerThread:
         running = type(asyncio.get_running_loop())
@@ -168,6 +182,7 @@ class Consumer(driver.Consumer):
     def finish(self, chunk: Chunk) -> None:
         if self.ledger.finish(chunk):
             self._n_acked += len(chunk)
+            self.advanced.set()
 
     def give_back(self, agent: str, chunk: Chunk, error: BaseException, *, retriable: bool) -> None:
         """The agent failed: the chunk comes back, later."""
@@ -180,6 +195,20 @@ class Consumer(driver.Consumer):
             logger.error(
                 "agent %s failed on %r (%s, %d in a row), again in %.1f s", agent, chunk, kind, failure.count, wait, exc_info=traced
             )
+
+    # waiting for other partitions ---------------------------------------------------------------------------------------------------
+
+    async def ends(self, topics: Iterable[str]) -> dict[TP, int]:
+        found: dict[TP, int] = await self._thread.call(self._thread.ends(topics))
+        return found
+
+    async def unfinished(self, ends: Mapping[TP, int]) -> dict[TP, int]:
+        """Which of these partitions have a record before that offset that is not finished, here or in the worker that reads it."""
+        ours = self.assignment()
+        positions: dict[TP, int | None] = {tp: self.ledger.position(tp) for tp in ends if tp in ours}
+        if theirs := [tp for tp, end in ends.items() if tp not in ours and end]:
+            positions.update(await self._thread.call(self._thread.committed(theirs)))
+        return {tp: ends[tp] for tp, position in positions.items() if position is None or position < ends[tp]}
 
     @property
     def _recovery(self) -> ChunkRecovery:
@@ -410,6 +439,26 @@ class ChunkApp(faust.App):
         if chunk is not None and chunk.stale:
             raise Forgotten(repr(chunk))
         return await self._deliver(items)
+
+    async def caught_up(self, topics: Iterable[str]) -> None:
+        """Returns when all that is in these topics now is finished, by whichever worker reads it.
+
+        Raises Forgotten if the chunk in hand was taken away meanwhile, or is about to be.
+        """
+        chunk, consumer = current_chunk.get(), cast("Consumer", self.consumer)
+        left = await consumer.ends(topics)
+        while True:
+            consumer.advanced.clear()
+            left = await consumer.unfinished(left)
+            if not left:
+                return
+            if chunk is not None and not chunk.stale and not consumer.flow_active:  # what we wait for stands still, and is waiting for us
+                consumer.ledger.go_back(chunk.tp, chunk.first)
+            if chunk is not None and chunk.stale:
+                raise Forgotten(repr(chunk))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CAUGHT_UP_SECONDS):
+                    await consumer.advanced.wait()
 
     async def _deliver(self, items: Iterable[Output | tuple[Any, ...]]) -> dict[tuple[str, int], Delivered]:
         producer = self._chunk_producer_now()

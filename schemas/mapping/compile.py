@@ -477,6 +477,10 @@ class _Compiler:
         if found.identity:
             self._problem(where, f"{other} is an identity, which is known only once the row is there", "name another column of the row")
             return None
+        if found.identity:
+            mend = "a column with a sequence as its default, or nextval of one"
+            self._problem(where, f"{other} is an identity, whose value is not known before the row is there", mend)
+            return None
         return Expr("", column=other)
 
 

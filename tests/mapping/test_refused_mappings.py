@@ -92,8 +92,6 @@ def test_a_column_that_is_made_by_the_database() -> None:
     assert found.mend == "say {column: no, write: false}"
     found = one_problem({"fields": NAME, "erp": {"table": "party", "insert": {"no": 1}}}, ACCOUNT, identity)
     assert found.what == "no of public.party is generated always and cannot be written"
-    found = one_problem({"fields": NAME, "erp": {"table": "party", "insert": {"code": {"column": "no"}}}}, ACCOUNT, identity)
-    assert found.what == "no is an identity, which is known only once the row is there"
 
 
 def test_two_fields_that_write_one_column() -> None:

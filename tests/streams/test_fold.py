@@ -567,3 +567,31 @@ def test_what_is_never_written_there_cannot_be_ours() -> None:
     born = (a_change(op="c", ts=1, name="a", city=None), an_entity_row(1, op="c", ts=2, origin=1, name="a", city="0", sums=1))
     done = folded(*born, an_entity_row(2, "address", ts=3, origin=3, root=1, sums=2, name="a", city="100"), rules=rules)
     assert (values_of(done)["city"], record_of(done).targets) == ("100", ("crm",))
+
+
+def test_a_row_that_our_write_made_for_another_thing_is_news_where_this_one_is_never_inserted() -> None:
+    """A product that we brought to the ERP has a stock level there at once."""
+    rules = replace(RULES, owners=dict.fromkeys(FIELDS, "erp"), exists_owner="erp", written={"crm": FIELDS, "erp": ()}, delete="ignore")
+    made = a_change("erp", lsn=1, op="c", key="12", origin=5, name="a", limit="0", city=None)
+    assert folded(made, rules=rules).record is None  # taken for the row that a sink was told to make
+    done = folded(made, rules=replace(rules, never_inserted=frozenset({"erp"})))
+    assert (record_of(done).targets, record_of(done).alive) == (("crm",), True)
+
+
+def test_a_row_that_our_write_took_away_is_gone_where_no_sink_deletes_the_thing() -> None:
+    rules = replace(RULES, written={"crm": FIELDS, "erp": ()}, exists_owner="erp", never_inserted=frozenset({"erp"}))
+    born = a_change("erp", lsn=1, op="c", key="12", name="a"), a_change("crm", op="c", ts=2000, origin=1000, name="a")
+    gone = folded(*born, a_change("erp", lsn=2, op="d", ts=3000, key="12", origin=2000), rules=rules)
+    assert (record_of(gone).targets, record_of(gone).alive) == (("crm",), False)
+
+
+def test_an_echo_of_a_row_that_was_there_says_nothing_about_its_being_there() -> None:
+    """The CRM deletes an order; our last write to it there comes back later."""
+    rules = replace(RULES, never_inserted=frozenset({"crm"}))
+    born = a_change(op="c", name="a"), a_change("erp", lsn=1, op="c", ts=1001, key="12", origin=1000, name="a")
+    edit, deleted = a_change("erp", lsn=2, ts=2000, key="12", name="b"), a_change("erp", lsn=3, op="d", ts=3000, key="12")
+    late = a_change(lsn=20, ts=4000, origin=2000, name="b")
+    assert record_of(folded(*born, edit, deleted, rules=rules)).alive is False
+    done = folded(*born, edit, deleted, late, rules=rules)
+    assert done.state is not None
+    assert done.state["exists"][0] is False

@@ -288,3 +288,75 @@ async def test_a_handler_that_hangs_does_not_keep_the_worker_from_stopping(
         assert asyncio.get_running_loop().time() - started < 3
     assert "still in work" in caplog.text
     assert committed(app.conf.id, topic, 2) == {0: 1, 1: 0}
+
+
+async def test_an_agent_waits_until_others_have_finished_all_that_is_there(
+    kafka: str, topic_prefix: str, make_topic: MakeTopic, send: Any
+) -> None:
+    """Also what another worker reads. Each of the two has some of the partitions."""
+    roots, parts = make_topic("roots", 2), make_topic("parts", 2)
+    handled: list[str] = []
+    hold = asyncio.Event()
+    send(parts, [(f"p{n}", "part", n % 2) for n in range(40)])
+    send(roots, [("r0", "root", 0), ("r1", "root", 1)])
+
+    def a_worker(number: int) -> ChunkApp:
+        app = an_app(kafka, topic_prefix, chunk_size=10, consumer_group_instance_id=str(number))
+
+        @app.agent(app.chunk_topic(roots), name="roots")
+        async def on_roots(chunks: Any) -> None:
+            async for chunk in chunks:
+                await app.caught_up([parts])
+                handled.extend(record.key.decode() for record in chunk)
+
+        @app.agent(app.chunk_topic(parts), name="parts")
+        async def on_parts(chunks: Any) -> None:
+            async for chunk in chunks:
+                await hold.wait()
+                handled.extend(record.key.decode() for record in chunk)
+
+        return app
+
+    one, other = a_worker(1), a_worker(2)
+    async with one.running(), other.running():
+        await until(lambda: one.health().partitions and other.health().partitions)
+        await until(lambda: sum(lane.chunk is not None for app in (one, other) for lane in app.lanes()) == 4)
+        assert handled == []
+        hold.set()
+        await until(lambda: len(handled) == 42)
+    assert {"r0", "r1"} == set(handled[40:])
+
+
+async def test_a_worker_stops_though_an_agent_waits(
+    kafka: str, topic_prefix: str, make_topic: MakeTopic, send: Any, committed: Any
+) -> None:
+    roots, parts = make_topic("roots", 1), make_topic("parts", 1)
+    send(parts, [("p", "part", 0)])
+    send(roots, [("r", "root", 0)])
+    handled: list[str] = []
+
+    def a_worker(works: bool) -> ChunkApp:
+        app = an_app(kafka, topic_prefix, stop_seconds=60.0)
+
+        @app.agent(app.chunk_topic(roots), name="roots")
+        async def on_roots(chunks: Any) -> None:
+            async for _ in chunks:
+                await app.caught_up([parts])
+                handled.append("r")
+
+        @app.agent(app.chunk_topic(parts), name="parts")
+        async def on_parts(chunks: Any) -> None:
+            async for _ in chunks:
+                if not works:
+                    raise Retriable("out of reach")
+                handled.append("p")
+
+        return app
+
+    stuck = a_worker(works=False)
+    async with asyncio.timeout(PATIENCE), stuck.running():  # stopping does not wait for `stop_seconds`
+        await until(lambda: stuck.health().failing and any(lane.chunk is not None for lane in stuck.lanes()))
+    assert handled == []
+    async with a_worker(works=True).running():
+        await until(lambda: len(handled) == 2)
+    assert handled == ["p", "r"]
