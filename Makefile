@@ -9,7 +9,7 @@ STACK := $(HOME_FOLDER)/kafka/.prepared
 CODE := schemas connectors streams console examples tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-tryton test lint format clean tools
+.PHONY: help setup demo demo-tryton test chaos lint format clean tools
 .SILENT:
 
 help: ## this list
@@ -25,6 +25,10 @@ demo-tryton: $(INSTALLED) $(STACK) ## the same with a real ERP, Tryton 8.0
 
 test: $(INSTALLED) $(STACK) ## all tests; some of them: make test ARGS="tests/stack -k port"
 	$(PY) -m pytest $(ARGS)
+
+chaos: $(INSTALLED) $(STACK) ## the pipeline under faults drawn from a seed, judged from outside: make chaos SEED=1 RUNS=1 MINUTES=2 FAULTS=40 REPORT=docs/chaos.md
+	$(PY) -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS)) $(if $(MINUTES),--minutes $(MINUTES)) \
+	  $(if $(FAULTS),--faults $(FAULTS)) $(if $(REPORT),--report $(REPORT)) $(ARGS)
 
 lint: $(INSTALLED) ## format, style, types and who may import whom
 	$(VENV)/bin/ruff format --check $(CODE)

@@ -209,8 +209,8 @@ class Concord:
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "console", *words, "-c", str(self.config)]
 
-    def up(self) -> None:
-        self.process = start(self.command("up"), {**self.environment, SUPERVISED: "1"}, self.log)
+    def up(self, *words: str) -> None:
+        self.process = start(self.command("up", *words), {**self.environment, SUPERVISED: "1"}, self.log)
 
     def down(self) -> int:
         return stop(self.process) if self.process else 0

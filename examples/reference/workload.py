@@ -109,6 +109,7 @@ class Workload:
         self.rng = random.Random(f"{self.name} {seed}")
         self.does = dict(self.weights)
         self.stopping = threading.Event()
+        self.reconnect: Callable[[], psycopg.Connection[Row]] | None = None  # None: a lost connection is the end
         self._due: list[tuple[float, int, str, Callable[[], None]]] = []
         self._order = count()
         self._unique = count(1)
@@ -190,6 +191,19 @@ class Workload:
             self.journal.actions[name] += 1
         except (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation) as error:
             self.journal.refused[f"{name} {error.sqlstate}"] += 1
+        except psycopg.OperationalError as error:  # the server is gone; nobody knows whether the last commit went through
+            if self.reconnect is None or not (self.conn.closed or self.conn.broken):
+                raise
+            self.journal.refused[f"{name} {error.sqlstate or 'connection lost'}"] += 1
+            self._connect_again(self.reconnect)
+
+    def _connect_again(self, connect: Callable[[], psycopg.Connection[Row]]) -> None:
+        while not self.stopping.is_set():
+            try:
+                self.conn = connect()
+                return
+            except psycopg.OperationalError:
+                self.stopping.wait(0.1)
 
     def report(self, out: TextIO | None, seconds: float) -> None:
         if out:
@@ -245,16 +259,22 @@ def main(kind: type[Workload], argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--journal", type=Path, help="write a line per committed transaction here")
     parser.add_argument("--progress", action="store_true", help="a JSON line every second")
     parser.add_argument("--attached", action="store_true", help="stop when standard input ends: whoever started this is gone")
+    parser.add_argument("--persistent", action="store_true", help="connect again when the server is gone, for as long as it takes")
     parser.add_argument("--mistakes", action="store_true", help="also do what only a person can put right")
     args = parser.parse_args(argv)
     if not args.dsn:
         parser.error("--dsn is needed")
     if args.rate <= 0:
         parser.error("--rate must be greater than 0")
-    with psycopg.connect(args.dsn, autocommit=True, application_name=f"{kind.name} application") as conn:
+
+    def connect() -> psycopg.Connection[Row]:
+        return psycopg.connect(args.dsn, autocommit=True, application_name=f"{kind.name} application")
+
+    with connect() as conn:
         file = args.journal.open("a", encoding="utf-8") if args.journal else None
         try:
             workload = kind(conn, pool(args.seed), args.seed, Journal(file))
+            workload.reconnect = connect if args.persistent else None
             if args.mistakes:
                 workload.does |= workload.mistakes
             for number in (signal.SIGTERM, signal.SIGINT):

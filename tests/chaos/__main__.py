@@ -1,0 +1,82 @@
+"""`make chaos`: seeded runs of the whole pipeline under faults, judged from outside, and the scorecard.
+
+    python -m tests.chaos --seed 1 --runs 3 --minutes 2 --faults 40      seeds 1, 2 and 3
+    python -m tests.chaos --report docs/chaos.md                         also writes the page, and its figures beside it as JSON
+
+Exit status: 0 when nothing was lost, doubled, looped or diverged in any run, 1 when something was, 2 when a run could not be made.
+A run that went wrong says of which thing, with its whole history on both sides, and keeps its logs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from console.stack.state import StackError
+from examples.drive import HOME, DemoError, say
+from tests.chaos.faults import Kind
+from tests.chaos.run import Options, Outcome, Run
+from tests.chaos.scorecard import as_json, page, table
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seed", type=int, default=1, help="of the first run; the next one has the next")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=2.0, help="how long people work in each run")
+    parser.add_argument("--faults", type=int, default=40, help="in each run")
+    parser.add_argument("--rate", type=float, default=40.0, help="row changes a second, each side")
+    parser.add_argument("--bulk-rows", type=int, default=2000, help="rows of a bulk transaction, at most")
+    names = [kind.name.lower() for kind in Kind]
+    parser.add_argument("--only", choices=names, nargs="+", default=[], metavar="KIND", help=f"only these faults: {', '.join(names)}")
+    parser.add_argument("--report", type=Path, help="write the scorecard there, and its figures beside it as .json")
+    args = parser.parse_args(argv)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    outcomes: list[Outcome] = []
+    began = time.monotonic()
+    try:
+        for seed in range(args.seed, args.seed + args.runs):
+            folder = HOME / "chaos" / f"seed-{seed}"
+            options = Options(
+                seed, args.minutes * 60, args.faults, args.rate, args.bulk_rows, only=tuple(Kind[name.upper()] for name in args.only)
+            )
+            outcomes.append(Run(options, console, folder)())
+            verdict = outcomes[-1].verdict
+            if not verdict.good:
+                _tell(console, outcomes[-1], folder)
+    except KeyboardInterrupt:
+        console.print("stopped")
+        return 130
+    except (DemoError, StackError, RuntimeError) as error:
+        console.print(Text(f"✗ {error}", style="red"))
+        return 2
+    console.print(table(outcomes))
+    if args.report:
+        args.report.parent.mkdir(parents=True, exist_ok=True)
+        args.report.write_text(page(outcomes), "utf-8")
+        args.report.with_suffix(".json").write_text(json.dumps(as_json(outcomes), indent=1, default=str) + "\n", "utf-8")
+    good = all(outcome.verdict.good and not outcome.unseen for outcome in outcomes)
+    say(console, f"{sum(len(outcome.struck) for outcome in outcomes)} faults in {time.monotonic() - began:.0f} s")
+    return 0 if good else 1
+
+
+def _tell(console: Console, outcome: Outcome, folder: Path) -> None:
+    verdict = outcome.verdict
+    for what in ("lost", "doubled", "looped", "diverged"):
+        for sentence in getattr(verdict, what)[:10]:
+            console.print(Text(f"✗ seed {outcome.options.seed}, {what}: {sentence}", style="red"))
+            for line in outcome.stories.get(sentence, ()):
+                console.print(Text(f"    {line}", style="dim"))
+    console.print(f"the run's logs are in {folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""What the chaos runs stand on: the plan is the seed's, a line that is cut or held is, and the referee sees what it is there to see.
+
+The runs themselves take minutes and are `make chaos`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from examples.reference import load
+from tests.chaos import truth
+from tests.chaos.faults import Kind, drawn
+from tests.chaos.proxy import Proxy
+
+
+def test_a_seed_is_a_plan() -> None:
+    plan = drawn(7, 200, 120, 1000)
+    assert plan == drawn(7, 200, 120, 1000)
+    assert plan != drawn(8, 200, 120, 1000)
+    assert {fault.kind for fault in plan} == set(Kind)
+    assert all(0 <= fault.at <= 120 for fault in plan)
+    assert {fault.kind for fault in drawn(7, 50, 120, 1000, (Kind.CUT,))} == {Kind.CUT}
+
+
+# ---- the line ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    """A port that says back what it hears."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(server.accept()[0],), daemon=True).start()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while heard := connection.recv(1000):
+                connection.sendall(heard)
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield server.getsockname()[1]
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+
+
+def test_a_proxy_passes_on_what_it_hears_until_it_is_cut(echo: int) -> None:
+    with Proxy(("127.0.0.1", echo)) as proxy, socket.create_connection(("127.0.0.1", proxy.port), 5) as line:
+        line.sendall(b"hello")
+        assert line.recv(5) == b"hello"
+        proxy.cut()
+        with contextlib.suppress(ConnectionResetError):
+            assert line.recv(5) == b""
+
+
+def test_a_held_line_is_silent_and_open(echo: int) -> None:
+    with Proxy(("127.0.0.1", echo)) as proxy, socket.create_connection(("127.0.0.1", proxy.port), 5) as line:
+        line.sendall(b"1")
+        assert line.recv(1) == b"1"
+        proxy.hold(True)
+        line.sendall(b"2")
+        line.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            line.recv(1)
+        line.settimeout(5)
+        proxy.hold(False)
+        assert line.recv(1) == b"2"
+
+
+def test_a_server_that_is_not_there_breaks_the_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with Proxy(("127.0.0.1", port)) as proxy, socket.create_connection(("127.0.0.1", proxy.port), 5) as line:
+        assert _heard(line) == b""
+
+
+def _heard(line: socket.socket) -> bytes:
+    try:
+        return line.recv(1)
+    except ConnectionResetError:
+        return b""
+
+
+# ---- the referee -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sides(
+    database: str, database_2: str
+) -> Iterator[tuple[psycopg.Connection[tuple[object, ...]], psycopg.Connection[tuple[object, ...]]]]:
+    """Both reference databases, empty but for one customer that both have, as Concord would have left it."""
+    with psycopg.connect(database) as crm, psycopg.connect(database_2) as erp:
+        load.create(crm, erp)
+        crm.execute(
+            "INSERT INTO account (id, type, name, vat_number, customer_no, billing_country, segment, payment_terms, is_active, owner_login,"
+            " created_at, updated_at) VALUES ('00000000-0000-0000-0000-000000000001', 'customer', 'Acme', 'DE1', 'K1', 'DE', 'gold',"
+            " 'net30', true, 'x', now(), now())"
+        )
+        erp.execute(
+            "INSERT INTO business_partner (number, kind, legal_name, tax_id, country, class, payment_days, active, dunning_level, currency,"
+            " language, company, create_uid, create_date, write_date)"
+            " VALUES ('K1', 'customer', 'Acme', 'DE1', 'DEU', 'A', 30, true, 0, 'EUR', 'de', 1, 1, now(), now())"
+        )
+        for conn, side in ((crm, "crm"), (erp, "erp")):
+            conn.execute("CREATE SCHEMA concord; CREATE TABLE concord.key (entity text, system text, key text, link text)")
+            keys = {"crm": "00000000-0000-0000-0000-000000000001", "erp": "1"}
+            for system, key in keys.items():
+                conn.execute("INSERT INTO concord.key VALUES ('customer', %s, %s, 'crm:x')", [system, key])
+            conn.execute("SELECT pg_replication_origin_create(%s)", [f"referee_{side}_{conn.info.dbname}"])
+            conn.commit()
+            truth.install(conn, side)
+        yield crm, erp
+        for conn, side in ((crm, "crm"), (erp, "erp")):
+            conn.rollback()
+            conn.execute("SELECT pg_replication_origin_drop(%s)", [f"referee_{side}_{conn.info.dbname}"])
+            conn.commit()
+
+
+def ours(conn: psycopg.Connection[tuple[object, ...]], side: str, statement: str) -> None:
+    """As a sink would write it."""
+    conn.execute("SELECT pg_replication_origin_session_setup(%s)", [f"referee_{side}_{conn.info.dbname}"])
+    conn.execute(statement.encode())
+    conn.commit()
+    conn.execute("SELECT pg_replication_origin_session_reset()")
+    conn.commit()
+
+
+Sides = tuple[psycopg.Connection[tuple[object, ...]], psycopg.Connection[tuple[object, ...]]]
+
+
+def test_a_change_that_arrived_is_good(sides: Sides) -> None:
+    crm, erp = sides
+    crm.execute("UPDATE account SET name = 'Acme Ltd'")
+    crm.commit()
+    ours(erp, "erp", "UPDATE business_partner SET legal_name = 'Acme Ltd'")
+    verdict = truth.judge(crm, erp)
+    assert verdict.good, verdict
+    assert (verdict.changes["crm"], verdict.writes["erp"]) == (1, 1)
+
+
+def test_a_change_that_did_not_arrive_diverges(sides: Sides) -> None:
+    crm, erp = sides
+    crm.execute("UPDATE account SET name = 'Acme Ltd'")
+    crm.commit()
+    assert len(truth.judge(crm, erp).diverged) == 1
+
+
+def test_a_change_that_we_undid_is_lost(sides: Sides) -> None:
+    crm, erp = sides
+    crm.execute("UPDATE account SET name = 'Acme Ltd'")
+    crm.commit()
+    ours(crm, "crm", "UPDATE account SET name = 'Acme'")
+    verdict = truth.judge(crm, erp)
+    assert not verdict.diverged
+    assert any("name is 'Acme'" in sentence for sentence in verdict.lost)
+
+
+def test_the_owner_overruled_is_lost(sides: Sides) -> None:
+    crm, erp = sides
+    erp.execute("UPDATE business_partner SET credit_limit = 5")
+    crm.execute("UPDATE account SET credit_limit = 7")
+    crm.commit()
+    erp.commit()
+    ours(erp, "erp", "UPDATE business_partner SET credit_limit = 7")
+    assert any("credit" in sentence for sentence in truth.judge(crm, erp).lost)
+
+
+def test_a_thing_that_we_inserted_twice_is_doubled(sides: Sides) -> None:
+    crm, erp = sides
+    ours(
+        erp,
+        "erp",
+        "INSERT INTO business_partner (number, kind, legal_name, country, class, payment_days, active, dunning_level, currency, language,"
+        " company, create_uid, create_date, write_date)"
+        " SELECT 'K' || n, 'customer', 'Acme', 'DEU', 'A', 30, true, 0, 'EUR', 'de', 1, 1, now(), now() FROM generate_series(2, 3) n",
+    )
+    erp.execute("INSERT INTO concord.key VALUES ('customer', 'erp', '2', 'crm:x'), ('customer', 'erp', '3', 'crm:x')")
+    assert truth.judge(crm, erp).doubled
