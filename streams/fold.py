@@ -137,11 +137,11 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     gone = change.values is None
     echo = change.origin_hlc is not None
     told = replica.get("told", _NO_PARTS)
-    if echo:
+    ours = echo and not _came_or_went_by_another_thing(gone, was_alive, system, rules)  # that the row is there, or not
+    if ours:
         edits, told = _not_ours(change, edited, held, fields, told, rules)
     else:
         edits = edited
-    ours = echo and not _came_or_went_by_another_thing(gone, was_alive, system, rules)  # that the row is there, or not
     conflicts: list[Conflict] = []
     deleted = gone and not ours and rules.delete != "ignore" and (was_alive or held is _NO_ROW)
     back = not gone and not ours and not was_alive and held is not _NO_ROW  # also when it is as it was when it left scope

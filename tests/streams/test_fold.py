@@ -576,6 +576,7 @@ def test_a_row_that_our_write_made_for_another_thing_is_news_where_this_one_is_n
     assert folded(made, rules=rules).record is None  # taken for the row that a sink was told to make
     done = folded(made, rules=replace(rules, never_inserted=frozenset({"erp"})))
     assert (record_of(done).targets, record_of(done).alive) == (("crm",), True)
+    assert record_of(done).values == {"name": "a", "limit": "0", "city": None}  # all of it, also that there is no city
 
 
 def test_a_row_that_our_write_took_away_is_gone_where_no_sink_deletes_the_thing() -> None:
