@@ -6,7 +6,7 @@ VENV := $(HOME_FOLDER)/venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 STACK := $(HOME_FOLDER)/kafka/.prepared
-CODE := schemas connectors streams console examples tests
+CODE := schemas connectors streams console examples bench tests
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-tryton test chaos lint format clean tools
@@ -33,7 +33,7 @@ chaos: $(INSTALLED) $(STACK) ## the pipeline under faults drawn from a seed, jud
 lint: $(INSTALLED) ## format, style, types and who may import whom
 	$(VENV)/bin/ruff format --check $(CODE)
 	$(VENV)/bin/ruff check $(CODE)
-	$(VENV)/bin/mypy schemas connectors streams console examples
+	$(VENV)/bin/mypy schemas connectors streams console examples bench
 	$(VENV)/bin/lint-imports
 
 format: $(INSTALLED) ## as ruff likes it

@@ -188,12 +188,20 @@ def schema() -> None:
     "--accept", type=click.Path(path_type=Path, dir_okay=False), help="Link the pairs that are accepted in this file; nothing else writes."
 )
 @click.option("--limit", type=click.IntRange(0), default=10, show_default=True, help="Show so many examples of each sort; all are counted.")
-def match(file: Path, debug: bool, as_json: bool, entities: tuple[str, ...], output: Path | None, accept: Path | None, limit: int) -> int:
+@click.option(
+    "--min-score",
+    type=click.IntRange(1, 100),
+    default=50,
+    show_default=True,
+    help="Only candidates at least so sure, in per cent; 100 looks for none.",
+)
+def match(
+    file: Path, debug: bool, as_json: bool, entities: tuple[str, ...], output: Path | None, accept: Path | None, limit: int, min_score: int
+) -> int:
     """Before going live: which rows of both sides are the same thing already?
 
-    Pairs rows with the same match value, lists rows of one system that share one, and shows what going live would
-    overwrite, and who decides.
-    Nothing is written until you accept it.
+    Pairs rows with the same match value, lists rows of one system that share one, proposes rows that are alike with how sure that is and
+    why, and shows what going live would overwrite, and who decides. Nothing is written until you accept it.
 
     \b
       concord match                        # what is there, in figures and examples
@@ -222,11 +230,11 @@ def match(file: Path, debug: bool, as_json: bool, entities: tuple[str, ...], out
             if accept is not None:
                 accepted = accepting.accept(pipeline, accept, tell)
             elif output is None:
-                report = pairing.match(pipeline, asked, limit=limit, tell=tell)
+                report = pairing.match(pipeline, asked, limit=limit, least=min_score, tell=tell)
             else:
                 decisions = files.decisions(output, pipeline)
                 with files.writing(output, pipeline, asked) as write:
-                    report = pairing.match(pipeline, asked, limit=limit, decisions=decisions, write=write, tell=tell)
+                    report = pairing.match(pipeline, asked, limit=limit, least=min_score, decisions=decisions, write=write, tell=tell)
                 report.file = str(output)
     except files.Unacceptable as error:
         _unacceptable(error, as_json)

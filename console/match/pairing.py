@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import combinations, islice, product
+from itertools import combinations, groupby, islice, product
 
 from console import wiring
+from console.match.alike import alike
 from console.match.census import Census, Tell, Values
 from console.match.exact import JUNK_ROWS, Exact, FoundRow, SameValue, compared
 from console.match.file import Names
@@ -27,6 +28,10 @@ Decisions = Mapping[tuple[str, Names], Decision]
 Write = Callable[[Line], None]
 
 OF_A_LABEL = 3  # texts that name a row
+LEAST = 50  # the score of a candidate: as likely as not
+MOST_SURE = 99
+UNLIKE = frozenset({"boolean", "json", "bytes"})  # kinds that say nothing about who somebody is
+ENOUGH, LEARNT = 50, 5_000  # pairs of one match value that weights can be learned from; and are
 
 
 class Things:
@@ -46,9 +51,9 @@ class Things:
         thing = self._thing.get((entity, name))
         return thing is not None and thing == self._thing.get((entity, other))
 
-    def of(self, entity: str, name: str) -> str:
-        """The thing that a row is: its own name, if nobody knows more."""
-        return self._thing.get((entity, name), name)
+    def of(self, entity: str, name: str) -> str | None:
+        """The thing that a row is, if it is known to be one that other systems have too."""
+        return self._thing.get((entity, name))
 
 
 def with_parents(pipeline: Pipeline, entities: Iterable[str]) -> list[str]:
@@ -67,16 +72,20 @@ def match(
     entities: Sequence[str],
     *,
     limit: int = 10,
+    least: int = LEAST,
     decisions: Decisions | None = None,
     write: Write = lambda line: None,
     tell: Tell = lambda doing, rows: None,
 ) -> Report:
-    """Reads only. `limit`: examples of each sort. Raises Retriable when a database does not answer."""
+    """Reads only. `limit`: examples of each sort. `least`: score of a candidate; more than 99, and none is looked for.
+
+    Raises Retriable when a database does not answer.
+    """
     report, things = Report(), Things()
     with ExitStack() as stack:
         connections = {system: stack.enter_context(wiring.session(pipeline.config, system)) for system in pipeline.systems}
         for name in with_parents(pipeline, entities):
-            one = _Pairing(pipeline, pipeline.entities[name], connections, things, limit, decisions or {}, write, tell)
+            one = _Pairing(pipeline, pipeline.entities[name], connections, things, limit, least, decisions or {}, write, tell)
             exact = one.read()
             if name in entities:
                 report.entities[name] = one.run(exact)
@@ -93,12 +102,14 @@ class _Pairing:
         connections: Mapping[str, Connection],
         things: Things,
         limit: int,
+        least: int,
         decisions: Decisions,
         write: Write,
         tell: Tell,
     ) -> None:
         self.entity = entity
         self.limit = limit
+        self.least = least
         self.decisions = decisions
         self.write = write
         self.tell = tell
@@ -131,7 +142,8 @@ class _Pairing:
         report.linked = exact.linked
         report.pairs = len(exact.pairs)
         self._duplicates(exact.duplicates)
-        report.alone = {system: len(rows) for system, rows in exact.left.items()}
+        self._candidates(exact)
+        report.alone = {system: len(rows) - report.candidate_rows.get(system, 0) for system, rows in exact.left.items()}
         self._pairs(exact.pairs)
         return report
 
@@ -167,13 +179,87 @@ class _Pairing:
                 others = ", ".join(row.name for row in cluster.rows if row not in rows)
                 yield self._line(Kind.DUPLICATE, rows, f"same {matched} {cluster.value!r}, as have {others}", group)
 
+    # candidates
+
+    def _candidates(self, exact: Exact) -> None:
+        report = self.report
+        rows: dict[str, set[str]] = {system: set() for system in self.entity.systems}
+        for one, other in combinations(self.entity.systems, 2) if self.least <= MOST_SURE else ():
+            lines = list(self._alike(exact, one, other))
+            shown = _spread([line for line in lines if line.proposed], self.limit)
+            report.candidates += len(lines)
+            report.proposed += sum(line.proposed for line in lines)
+            for _, group in groupby(lines, key=lambda line: line.group):
+                report.groups += 1
+                report.candidates_open += any(_open(list(group)))
+            for line in self._told(lines):
+                for row in line.rows:
+                    rows[row.system].add(row.key)
+                if line.decision is Decision.ACCEPT or (line.proposed and line.decision is Decision.OPEN):
+                    report.if_proposed.add(line.overwrites)
+                if line.rows in shown:
+                    report.examples.append(line)
+                self.write(line)
+        report.candidate_rows = {system: len(keys) for system, keys in rows.items()}
+
+    def _alike(self, exact: Exact, one: str, other: str) -> Iterator[Line]:
+        """The candidates between two systems, the surest first, those of a group one after the other."""
+        entity, before = self.entity, self.report.groups
+        bindings = [entity.bindings[system] for system in (one, other)]
+        kinds = {name: entity.kinds[name] for name in bindings[0].fields if name in bindings[1].fields}
+        kinds = {name: kind for name, kind in kinds.items() if kind not in UNLIKE}
+        rows, table = self._table(one, exact.left[one], kinds)
+        other_rows, other_table = self._table(other, exact.left[other], kinds)
+        known = self._known(exact.pairs, one, other, [name for name in kinds if name not in entity.match_on])
+        self.tell(f"{entity.name}: looking for rows that are alike in {one} and {other}", 0)
+        for found in alike(kinds, table, other_table, known, self.least):
+            pair = (rows[found.one], other_rows[found.other])
+            line = self._line(Kind.CANDIDATE, pair, found.reason, f"c{before + found.group}")
+            yield replace(line, score=found.score, proposed=found.proposed)
+
+    def _table(self, system: str, left: Sequence[FoundRow], names: Iterable[str]) -> tuple[list[FoundRow], dict[str, list[str | None]]]:
+        """The rows that are still there, and what they hold in these fields."""
+        rows: list[FoundRow] = []
+        table: dict[str, list[str | None]] = {name: [] for name in names}
+        for start in range(0, len(left), CHUNK):
+            chunk = left[start : start + CHUNK]
+            there = self.census.values(system, [row.key for row in chunk])
+            self.tell(f"{self.entity.name}: reading what is left in {system}", len(chunk))
+            for row in chunk:
+                if (values := there.get(row.key)) is not None:
+                    rows.append(row)
+                    for name, column in table.items():
+                        column.append(self._text(name, values.get(name)))
+        return rows, table
+
+    def _text(self, name: str, value: Canonical) -> str | None:
+        if isinstance(value, str):
+            return self.things.of(self.entity.refs[name], value) if name in self.entity.refs else value
+        return None if value is None else str(value)
+
+    def _known(self, pairs: Sequence[SameValue], one: str, other: str, names: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
+        """What some of the pairs of one match value hold on either side, if there are enough to learn from."""
+        both = [pair for pair in pairs if pair.of(one) and pair.of(other)]
+        if len(both) < ENOUGH:
+            return {}
+        known: dict[str, list[tuple[str, str]]] = {name: [] for name in names}
+        learnt = both[:: max(1, len(both) // LEARNT)][:LEARNT]
+        for values in self.census.groups([(*pair.of(one), *pair.of(other)) for pair in learnt]):
+            if len(values) == 2:
+                mine, theirs = values.values()
+                for name, found in known.items():
+                    a, b = self._text(name, mine.get(name)), self._text(name, theirs.get(name))
+                    if a is not None and b is not None:
+                        found.append((a, b))
+        return known
+
     # pairs
 
     def _pairs(self, pairs: Sequence[SameValue]) -> None:
         reason = "same " + ", ".join(self.entity.match_on)
         lines = (self._line(Kind.EXACT, pair.rows, reason, default=Decision.ACCEPT) for pair in pairs)
         for line in self._told(lines):
-            if line.decision is Decision.ACCEPT:
+            if line.decision is not Decision.REJECT:  # what is left open the running pipeline pairs
                 self.report.if_paired.add(line.overwrites)
             self.write(line)
 
@@ -218,6 +304,13 @@ class _Pairing:
             return not (isinstance(mine, str) and isinstance(theirs, str) and self.things.same(entity, mine, theirs))
         bindings = self.entity.bindings
         return not (bindings[one].same(name, theirs, mine) or bindings[other].same(name, mine, theirs))
+
+
+def _spread(lines: Sequence[Line], limit: int) -> set[tuple[FoundRow, ...]]:
+    """The rows of so many of the lines, from the first to the last of them."""
+    if len(lines) <= limit:
+        return {line.rows for line in lines}
+    return {lines[number * (len(lines) - 1) // max(1, limit - 1)].rows for number in range(limit)}
 
 
 def _open(lines: Sequence[Line]) -> Iterator[Line]:

@@ -234,34 +234,31 @@ def _fate(entity: EntityReport, system: str) -> str:
 
 
 _REASONS = {Decider.OWNER: "its owner", Decider.VALUE: "the other has none", Decider.RANK: "its rank is higher"}
-_VERBS = {Effect.REPLACED: "another value", Effect.FILLED: "was empty", Effect.EMPTIED: "emptied", Effect.REFUSED: "refused"}
 
 
 def _say_overwrites(entity: EntityReport, console: Console) -> None:
-    kinds = [(found, told) for found, told in ((entity.if_paired, "pairs"), (entity.if_proposed, "proposed")) if found]
-    if not kinds:
+    """First what is lost, then what only fills in."""
+    found = {told: counted for told, counted in (("pairs", entity.if_paired), ("proposed", entity.if_proposed)) if counted}
+    if not found:
         return
-    console.print(f"\n[bold]{entity.entity}: values that going live would write over others[/]")
+    console.print(f"\n[bold]{entity.entity}: values that going live would write[/]")
     grid = Grid(box=None, header_style="bold", pad_edge=False)
-    effects = [effect for effect in Effect if any(counted[effect] for found, _ in kinds for counted in found.effects.values())]
-    for heading in ("of", "field", "written to", "decided by"):
+    for heading in ("field", "into", "decided by"):
         grid.add_column(heading)
-    for effect in effects:
-        grid.add_column(_VERBS[effect], justify="right")
-    for found, told in kinds:
-        for (name, into, by, rule), counted in sorted(found.effects.items()):
-            decided = f"{by}, {_REASONS[rule]}"
-            figures = [_alarming(f"{counted[effect]:,}", effect, counted[effect]) for effect in effects]
-            grid.add_row(told, name, into, decided, *figures)
+    for told in found:
+        grid.add_column(told, justify="right")
+    grid.add_column("")
+    written = {key: None for counted in found.values() for key in counted.effects}
+    for key in sorted(written, key=lambda key: (key[3] is Decider.VALUE, key)):
+        name, into, by, rule = key
+        effects = [counted.effects.get(key, Counter[Effect]()) for counted in found.values()]
+        alarms = {effect: sum(each[effect] for each in effects) for effect in (Effect.EMPTIED, Effect.REFUSED)}
+        alarm = ", ".join(f"{figure:,} {_ALARMS[effect]}" for effect, figure in alarms.items() if figure)
+        grid.add_row(name, into, f"{by}, {_REASONS[rule]}", *(f"{each.total():,}" for each in effects), f"[red]{alarm}[/]" if alarm else "")
     console.print(grid)
-    emptied = sum(counted[Effect.EMPTIED] for found, _ in kinds for counted in found.effects.values())
-    if emptied:
-        alarm = f"[red]{emptied:,} value{'s' * (emptied != 1)} would be emptied[/] by an empty text."
-        console.print(f"{alarm} Let it be read as no value, which loses: `clean: empty_is_null`.", soft_wrap=True)
 
 
-def _alarming(text: str, effect: Effect, figure: int) -> str:
-    return f"[red]{text}[/]" if figure and effect in (Effect.EMPTIED, Effect.REFUSED) else text
+_ALARMS = {Effect.EMPTIED: "emptied by an empty text: `clean: empty_is_null` makes it lose", Effect.REFUSED: "refused: dead letters"}
 
 
 def _examples(entity: EntityReport) -> Iterator[str]:
@@ -276,7 +273,7 @@ def _examples(entity: EntityReport) -> Iterator[str]:
     if (more := entity.duplicates - len(entity.clusters)) > 0 and entity.clusters:
         yield f"… and {more:,} more (--limit)"
     if entity.examples:
-        yield f"\n[bold]{entity.entity}: candidates, the best first[/]"
+        yield f"\n[bold]{entity.entity}: candidates, from the surest to the least sure[/]"
     for line in entity.examples:
         rows = " ~ ".join(row.name for row in line.rows)
         yield escape(f"{line.score:>3}  {rows}  {line.label}: {line.reason}")

@@ -80,8 +80,8 @@ def links(world: World, system: str) -> dict[tuple[str, str], str]:
 
 
 def test_one_match_value_in_each_system_is_a_pair_however_it_is_written(world: World) -> None:
-    accounts(world, (A, "Acme", " de1 "), (B, "Bolt", None), (C, "Only here", "DE3"))
-    partners(world, (1, "Acme", "DE1"), (2, "Bolt", ""), (3, "Only there", "DE4"))
+    accounts(world, (A, "Acme", " de1 "), (B, "Bolt", None), (C, "Nowhere else", "DE3"))
+    partners(world, (1, "Acme", "DE1"), (2, "Screw", ""), (3, "Just there", "DE4"))
     told = of_customers(world)
     assert told["exact"] == 1
     assert told["rows"] == {world.crm: 3, world.erp: 3}
@@ -129,7 +129,7 @@ def test_what_going_live_would_overwrite_is_counted_by_field_direction_and_rule(
         {"field": "credit_limit", **from_erp, "rule": "owner", **nothing, "replaced": 1},
         {"field": "name", **from_erp, "rule": "rank", **nothing, "replaced": 1},
     ]
-    assert "1 value would be emptied" in world.run("match").stdout
+    assert "1 emptied by an empty text" in world.run("match").stdout
 
 
 def test_references_to_paired_rows_are_the_same(world: World) -> None:
@@ -170,6 +170,38 @@ def test_nothing_is_written_by_looking(world: World) -> None:
 
 def test_an_unknown_entity_is_a_usage_error(world: World) -> None:
     assert world.run("match", "--entity", "nobody").exit_code == 2
+
+
+def test_rows_that_are_alike_are_candidates_with_a_score_and_reasons(world: World) -> None:
+    accounts(world, (A, "Müller & Söhne Metallbau GmbH", "DE1"), (B, "Ginger Instruments", None), (C, "Quite another", None))
+    partners(world, (1, "Mueller und Soehne Metallbau", "DE8"), (2, "GINGER INSTRUMENTS AG", "DE9"), (3, "Of somebody else", None))
+    world.do(world.crm, "UPDATE account SET city = 'Kiel'")
+    world.do(world.erp, "UPDATE partner SET town = 'Kiel' WHERE id = 2")
+    told = of_customers(world, status=1)
+    assert told["candidates"] == {"pairs": 2, "groups": 2, "proposed": 2, "open": 2, "rows": {world.crm: 2, world.erp: 2}}
+    assert told["alone"] == {world.crm: 1, world.erp: 1}
+    first = next(one for one in told["examples"]["candidates"] if one["rows"][world.crm] == B)
+    assert (first["rows"], first["proposed"]) == ({world.crm: B, world.erp: "2"}, True)
+    assert first["score"] >= 50
+    assert "name equal" in first["reason"]
+    assert {(one["field"], one["in"]) for one in first["overwrites"]} == {("name", world.crm), ("tax_id", world.crm)}
+    assert told["overwrites"]["proposed"]["pairs"] == 2
+    assert of_customers(world, "--min-score", "100")["candidates"]["pairs"] == 0
+
+
+def test_a_candidate_is_decided_by_accepting_it_or_another_of_its_row(world: World) -> None:
+    accounts(world, (A, "Ginger Instruments", None))
+    partners(
+        world, (1, "Ginger Instruments AG", None), (2, "Ginger Instrument", None), *((n, f"Some{n} Body{n}", None) for n in range(3, 60))
+    )
+    file, lines = written(world)
+    assert [(line["kind"], line["group"], line["proposed"]) for line in lines] == [("candidate", "c1", "yes"), ("candidate", "c1", "")]
+    lines[0]["decision"] = "accept"
+    rewritten(file, lines)
+    assert of_customers(world, "-o", str(file))["candidates"]["open"] == 0
+    assert world.concord("match", "--accept", str(file))[0] == 0
+    assert links(world, world.erp) == {("c", A): f"c:{A}", ("e", "1"): f"c:{A}"}
+    assert of_customers(world)["candidates"]["pairs"] == 0
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------------------
@@ -249,6 +281,7 @@ def test_rows_that_are_alike_in_nothing_can_be_accepted_by_a_person(world: World
     accounts(world, (A, "Acme", "DE1"), (B, "Bolt", "DE2"))
     partners(world, (1, "Acme", "DE1"), (2, "Screw", "XY9"))
     file, lines = written(world)
+    assert len(lines) == 1
     rewritten(file, [*lines, {**lines[0], world.crm: f"{world.crm}:{B}", world.erp: f"{world.erp}:2"}])
     assert world.concord("match", "--accept", str(file))[0] == 0
     assert links(world, world.erp)["e", "2"] == f"c:{B}"
