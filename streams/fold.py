@@ -59,10 +59,13 @@ KEPT_TOLD = 8  # values of a field that a system was told and that have not come
 KEPT_GONE_ROWS = 16  # per system and thing, see `_forget_gone_rows`
 KEPT_SEEN = 8  # see `_seen_since`
 
+_POSITION = 32  # characters of a row's position
+
 _MISSING: Any = object()
 _NO_ROW: Row = ("", 0, False, {}, {}, ())
 _NO_REPLICA: dict[str, Any] = {"seen": (), "rows": {}}
 _NO_PARTS: Mapping[str, Any] = {}
+_NO_FIELDS: frozenset[str] = frozenset()
 _NOTHING: ThingState = {"fields": {}, "exists": None, "replicas": {}}
 
 
@@ -89,6 +92,8 @@ class Rules:
     shared: Mapping[str, frozenset[str]] = field(default_factory=dict)
     # systems where no sink inserts the thing: a row that came there by a write of ours was written for another thing
     never_inserted: frozenset[str] = frozenset()
+    # per system: fields in rows that may be other ones after our write: what was behind one that we deleted, or was made with one
+    revealed: Mapping[str, frozenset[str]] = field(default_factory=dict)
     # same(system, field, golden value, value held there): equal in that system's own representation? Equal values never need asking.
     same: Callable[[str, str, Canonical, Canonical], bool] = equal
 
@@ -133,10 +138,11 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     if change.origin_hlc is not None:
         seen = _with_seen(seen, at, change.origin_hlc)
 
+    told = replica.get("told", _NO_PARTS)
     edited = [name for name, value in fresh.items() if name not in old or old[name] != value]  # diff
+    edited += _emptied(change, fresh, held, told)
     gone = change.values is None
     echo = change.origin_hlc is not None
-    told = replica.get("told", _NO_PARTS)
     ours = echo and not _came_or_went_by_another_thing(gone, was_alive, system, rules)  # that the row is there, or not
     if ours:
         edits, told = _not_ours(change, edited, held, fields, told, rules)
@@ -206,8 +212,8 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
         here = {name: _current(each["rows"]) for name, each in replicas.items() if each["rows"]}
         targets = _targets(fields, exists[0], here, rules)  # level
         for target in targets:
-            if target in rules.shared:
-                replicas[target] = _with_told(replicas.get(target, _NO_REPLICA), fields, rules.shared[target])
+            if remembered := rules.shared.get(target, _NO_FIELDS) | rules.revealed.get(target, _NO_FIELDS):
+                replicas[target] = _with_told(replicas.get(target, _NO_REPLICA), fields, remembered)
         news = key not in rows or _told_differently(before, fields, exists)
         if targets or news:
             record = _record(link, rules.entity, after_it, here, targets, change)
@@ -274,6 +280,20 @@ def _fresh(change: Change, held: Row, moved: bool) -> Mapping[str, Canonical] | 
     return fresh if fresh or newer else None
 
 
+def _emptied(change: Change, fresh: Mapping[str, Canonical], held: Row, told: Mapping[str, Any]) -> list[str]:
+    """Fields that the system was told a value of, and that are null where the first is heard of their part's row: somebody has taken the
+    value away, or the row, before our own write was heard of."""
+    if not told or not change.positions:
+        return []
+    where = held[4]
+    return [
+        name
+        for name in told
+        if where.get(name) == "" and change.positions.get(name) and fresh.get(name, _MISSING) is None
+        if change.origin_hlc is None or _is_later(change, name)
+    ]
+
+
 def _not_ours(
     change: Change, edited: list[str], held: Row, fields: Mapping[str, Entry], told: Mapping[str, Any], rules: Rules
 ) -> tuple[list[str], Mapping[str, Any]]:
@@ -281,12 +301,13 @@ def _not_ours(
     what of what it was told has not come back yet.
 
     An insert's generated fields, when we had no value to give, or gave none because the system owns the field. The owner's decided
-    fields in an update: no sink writes over those in the owner's row, so a trigger did. What no sink writes there at all. And what lies
-    in a row that other things share, and is not what we told it of this one.
+    fields in an update: no sink writes over those in the owner's row, so a trigger did. What no sink writes there at all. What lies
+    in a row that other things share, and is not what we told it of this one. And a value where we told it of none: that of the row behind
+    the one that we deleted (0018).
     """
     system, decided = change.system, held[5]
     generated, written = rules.generated.get(system, frozenset()), rules.written.get(system, ())
-    shared = rules.shared.get(system, frozenset())
+    shared, revealed = rules.shared.get(system, _NO_FIELDS), rules.revealed.get(system, _NO_FIELDS)
     unsaid = _parts_of(held)[1]
     edits = []
     values = change.values or {}
@@ -296,9 +317,10 @@ def _not_ours(
             made = rules.owners.get(name) == system or (standing := fields.get(name)) is None or standing[0] is None
         else:
             made = (name in decided and change.op is Op.UPDATE) or (name not in written and values[name] is not None)
-        if name in shared and not made:
-            ours, told = _is_ours(system, name, values[name], fields.get(name), told, rules)
-            made = not ours
+        is_absent = values[name] is None and change.positions.get(name) == ""  # the part's row has not been heard of yet
+        if (name in shared or name in revealed) and not (made or is_absent):
+            ours, told = _is_ours(system, name, values[name], fields.get(name), told, rules, _is_later(change, name))
+            made = not ours and (name in shared or fields[name][0] is None)
         if made:
             edits.append(name)
     return edits, told
@@ -311,17 +333,28 @@ def _came_or_went_by_another_thing(gone: bool, was_alive: bool, system: str, rul
     return (rules.delete != "propagate" or rules.exists_owner == system) if gone else not was_alive
 
 
+def _is_later(change: Change, name: str) -> bool:
+    """Whether a field comes from a shared row as it was left after the event: who came to point at it has been told of it as it is now.
+
+    Along a parent edge a position is where it came to be pointed at and then the row's own.
+    """
+    position = change.positions.get(name, "")
+    return len(position) == 2 * _POSITION and position[_POSITION:] > change.log_position
+
+
 def _is_ours(
-    system: str, name: str, value: Canonical, standing: Entry | None, told: Mapping[str, Any], rules: Rules
+    system: str, name: str, value: Canonical, standing: Entry | None, told: Mapping[str, Any], rules: Rules, later: bool
 ) -> tuple[bool, Mapping[str, Any]]:
     """Whether a value that was written under our origin was written for this thing: it is what is agreed on, or what was when a sink was
-    told. Our writes come back in the order in which they were made, so what was told before it will not come any more."""
+    told. Our writes come back in the order in which they were made, so what was told before it will not come any more. `later`: it has been
+    written since."""
     values = told.get(name, ())
     for number, one in enumerate(values):
         if one == value or rules.same(system, name, one, value):
             left = values[number + 1 :]
             return True, {**told, name: left} if left else {each: told[each] for each in told if each != name}
-    return standing is None or value is None or standing[0] == value or rules.same(system, name, standing[0], value), told
+    says_nothing = value is None and not later
+    return standing is None or says_nothing or standing[0] == value or rules.same(system, name, standing[0], value), told
 
 
 def _with_told(replica: Mapping[str, Any], fields: Mapping[str, Entry], shared: frozenset[str]) -> dict[str, Any]:
@@ -488,9 +521,16 @@ def _record(
         versions={name: Version(*entry[1:7]) for name, entry in fields.items()},
         targets=targets,
         keys={system: key for system, (key, _) in here.items()},
-        seen={system: row[3] if row[2] else None for system, (_, row) in here.items()},
+        seen={system: _heard(row) if row[2] else None for system, (_, row) in here.items()},
         cause=Cause(change.system, change.ts_us, change.op.value, change.key, change.log_position),
     )
+
+
+def _heard(row: Row) -> Mapping[str, Canonical]:
+    """What a live row was seen to hold. That a part is not there has not been seen, as long as none of its rows has been heard of."""
+    values, positions = row[3], row[4]
+    unheard = [name for name, at in positions.items() if not at and values.get(name) is None]
+    return {name: value for name, value in values.items() if name not in unheard} if unheard else cast("Mapping[str, Canonical]", values)
 
 
 # ---- conflicts ---------------------------------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ def rules_of(pipeline: Pipeline, entity: Entity, same_thing: SameThing) -> Rules
         parts={system: {name: "+".join(parts) for name, parts in read.items()} for system, read in _read(entity).items() if read},
         shared={system: fields for system, binding in bindings.items() if (fields := _shared(pipeline, binding))},
         never_inserted=frozenset(system for system in entity.systems if not entity.born_in - {system}),
+        revealed={system: fields for system, binding in bindings.items() if (fields := _revealed(binding))},
         same=same,
     )
 
@@ -63,3 +64,16 @@ def _shared(pipeline: Pipeline, binding: Binding) -> frozenset[str]:
     for part in binding.parts:
         shared[part.name] = part.kind == "parent" or uses[str(part.table)] > 1 or (part.of != ROOT and shared[part.of])
     return frozenset(name for name in binding.writable if any(shared[binding.split(column)[0]] for column in binding.sides[name].columns))
+
+
+def _revealed(binding: Binding) -> frozenset[str]:
+    """Fields in rows that may be other ones after our write: behind a child that we delete another one comes first, and one that we insert
+    may have its value from an insert expression."""
+    behind = {part.name for part in binding.parts if part.kind == "child" and part.empty == "delete"}
+    return frozenset(
+        name
+        for name in binding.writable
+        if any(
+            (part := binding.split(column)[0]) in behind or (part != ROOT and name in binding.generated) for column in binding.columns[name]
+        )
+    )

@@ -17,7 +17,7 @@ from connectors.sink.part_rows import Op, Rows, RowWrite, database_fills, is_the
 from schemas.change import Canonical, parse_row_name, row_name
 from schemas.errors import MappingError, SchemaError
 from schemas.golden import NEVER, GoldenRecord, Version
-from schemas.mapping import Binding, Entity, Pipeline
+from schemas.mapping import ROOT, Binding, Entity, Pipeline
 from schemas.metrics import State
 
 EXISTS = ""  # where the version of `exists` stands among the versions applied: no field has this name
@@ -492,10 +492,13 @@ class _Look:
         # guard: an edit that merge has not seen; it will decide, and ask again
         seen = record.seen.get(self.system)
         soft = {name: value for name, value in entity.delete.soft.items() if name in binding.columns}
-        watched = [name for name in held if seen is None or name in seen or name in state.wrote]  # the others nobody has seen yet
+        parted = {name for name in held if self._in_parts(binding, name)}
+        watched = [
+            name for name in held if seen is None or name in seen or name in state.wrote or name in parted
+        ]  # the others nobody knows
         if entity.delete.policy == "soft":
             watched = list(soft)
-        if not all(self._over_known(record, state, name, held) for name in watched):
+        if not all(self._over_known(record, state, binding, name, held, row) for name in watched):
             return End(task, State.SUPERSEDED, "an edit of it here is on its way")
         state.applied[EXISTS] = record.exists
         if entity.delete.policy == "propagate":
@@ -610,7 +613,7 @@ class _Look:
             ours = name in state.wrote and state.wrote[name] == held.get(name)
             if entity.owner.get(name) == self.system and version.owned and not ours:
                 continue  # its owner's decision is never written to the owner, but over a value of our own
-            if not self._over_known(record, state, name, held):
+            if not self._over_known(record, state, binding, name, held, row):
                 guarded = True  # guard: an edit that is on its way; merge decides on it and asks again
                 continue
             if missing is not None:
@@ -727,13 +730,34 @@ class _Look:
     def _plain(value: Canonical | _NoValue) -> Canonical:
         return None if isinstance(value, _NoValue) else value
 
-    def _over_known(self, record: GoldenRecord, state: LinkState, name: str, held: Mapping[str, Canonical | _NoValue]) -> bool:
-        """guard: whether the value there is the one that merge had seen, or our own last."""
+    def _over_known(
+        self,
+        record: GoldenRecord,
+        state: LinkState,
+        binding: Binding,
+        name: str,
+        held: Mapping[str, Canonical | _NoValue],
+        row: Row,
+    ) -> bool:
+        """guard: whether the value there is the one that merge had seen, or our own last. Where a part has no row, and merge has heard of
+        none: whether we have never written to one either, so that nobody has taken it away."""
         now = held.get(name)
         if isinstance(now, _NoValue):
             return False
+        if name in state.wrote and state.wrote[name] == now:
+            return True
         seen = record.seen.get(self.system)
-        return (seen is not None and name in seen and seen[name] == now) or (name in state.wrote and state.wrote[name] == now)
+        if seen is None or name in seen:
+            return seen is not None and seen[name] == now
+        return name not in state.wrote and self._is_absent(binding, name, row)
+
+    def _in_parts(self, binding: Binding, name: str) -> bool:
+        return bool(binding.parts) and any(binding.split(column)[0] != ROOT for column in binding.columns[name])
+
+    def _is_absent(self, binding: Binding, name: str, row: Row) -> bool:
+        """Whether the field is in parts that have no row."""
+        places = [(binding.split(column)[0], row.get(column)) for column in binding.columns[name]]
+        return bool(places) and all(part != ROOT and text is None and not is_there(binding.part[part], row) for part, text in places)
 
     def _local(self, task: Task, entity: Entity, binding: Binding, name: str, value: Canonical) -> tuple[Canonical, Decision | None]:
         """The value as this system has it: a reference by its own key. Else what to do without."""

@@ -59,8 +59,8 @@ entities:
 class SinkWorld(World):
     """The simulation with our plan where its sink was."""
 
-    def __init__(self, seed: int, features: tuple[str, ...]) -> None:
-        super().__init__(seed, features=features)
+    def __init__(self, seed: int, features: tuple[str, ...], **options: Any) -> None:
+        super().__init__(seed, features=features, **options)
         self.pipeline = a_pipeline(features)
         self.planners = {n: Planner(self.pipeline, n) for n in self.db}
         self.theirs = {n: There(n) for n in self.db}  # links, own, names: what the database keeps between batches
