@@ -596,3 +596,60 @@ def test_an_echo_of_a_row_that_was_there_says_nothing_about_its_being_there() ->
     done = folded(*born, edit, deleted, late, rules=rules)
     assert done.state is not None
     assert done.state["exists"][0] is False
+
+
+# ---- rows that may be other ones after our write -----------------------------------------------------------------------------------------
+
+REVEALED = replace(WITH_PARTS, revealed={"erp": frozenset({"city"})})
+
+
+def test_what_was_behind_a_row_that_we_deleted_is_news() -> None:
+    """The CRM's user takes the address away, the sink deletes it: the ERP has a second one."""
+    born = (
+        a_change(op="c", ts=1, name="a", city="Ulm"),
+        an_entity_row(1, op="c", ts=2, origin=1, name="a", city="Ulm", sums=1),
+        a_change(lsn=20, ts=10, name="a", city=None),
+    )
+    behind = an_entity_row(2, "address", ts=11, origin=10, root=1, sums=2, name="a", city="Bonn")
+    done = folded(*born, behind, rules=REVEALED)
+    assert (values_of(done)["city"], record_of(done).targets) == ("Bonn", ("crm",))
+    assert values_of(folded(*born, behind, rules=WITH_PARTS))["city"] is None
+
+
+def test_our_own_value_that_comes_back_once_it_was_taken_away_is_no_news() -> None:
+    born = (
+        a_change(op="c", ts=1, name="a", city="Ulm"),
+        an_entity_row(1, op="c", ts=2, origin=1, name="a", city="Ulm", sums=1),
+        a_change(lsn=20, ts=10, name="a", city="Bonn"),
+        a_change(lsn=21, ts=12, name="a", city=None),
+    )
+    done = folded(*born, an_entity_row(2, "address", ts=13, origin=10, root=1, sums=2, name="a", city="Bonn"), rules=REVEALED)
+    assert (values_of(done)["city"], record_of(done).targets) == (None, ("erp",))
+
+
+def test_what_a_trigger_made_of_a_value_there_is_no_news() -> None:
+    born = (a_change(op="c", ts=1, name="a", city="Ulm"), an_entity_row(1, op="c", ts=2, origin=1, name="a", city="ULM", sums=1))
+    assert values_of(folded(*born, rules=REVEALED))["city"] == "Ulm"
+
+
+def unheard(change: Change) -> Change:
+    """Before any row of the part has been heard of."""
+    return replace(change, positions={"city": ""})
+
+
+def test_that_a_part_is_not_there_has_not_been_seen_before_a_row_of_it_has() -> None:
+    born = (a_change(op="c", ts=1, name="a", city="Ulm"), unheard(an_entity_row(1, op="c", ts=2, origin=1, name="a", city=None)))
+    assert record_of(folded(*born, rules=WITH_PARTS)).seen["erp"] == {"name": "a"}
+    gone = an_entity_row(2, "address", ts=3, root=1, sums=2, name="a", city=None)
+    assert record_of(folded(*born, gone, rules=WITH_PARTS)).seen["erp"] == {"name": "a", "city": None}
+
+
+def test_a_shared_row_that_was_emptied_before_it_was_heard_of_is_empty() -> None:
+    """We make a row and point at it; somebody empties it, or points elsewhere, before the join has heard of it."""
+    born = (a_change(op="c", ts=1, name="a", city="Ulm"), unheard(an_entity_row(1, op="c", ts=2, origin=1, name="a", city=None)))
+    emptied = replace(an_entity_row(1, op="c", ts=2, origin=1, name="a", city=None), positions={"city": at(1) + at(5)})
+    as_we_left_it = replace(emptied, positions={"city": at(1) + at(1)})
+    turned = replace(an_entity_row(6, ts=9, name="a", city=None), positions={"city": at(6)})
+    assert values_of(folded(*born, emptied, rules=SHARED))["city"] is None
+    assert values_of(folded(*born, turned, rules=SHARED))["city"] is None
+    assert values_of(folded(*born, as_we_left_it, rules=SHARED))["city"] == "Ulm"
