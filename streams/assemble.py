@@ -505,14 +505,14 @@ class _AtNode:
             return  # position
         self.changed = True
         self._release_for(cause)
-        part, before = self.tree.parts[message["part"]], self.tree.content(self.part, self.node)
+        part = self.tree.parts[message["part"]]
         slot["v"] = message["v"]
-        slot.pop("pending", None)
+        answered = slot.pop("pending", False)
         if message["row"] is None:
-            self._show(slot, {**self.tree.absent(part, slot["since"]), "v": f"{slot['since']},{message['v']}"}, cause)
+            changed = self._show(slot, {**self.tree.absent(part, slot["since"]), "v": f"{slot['since']},{message['v']}"}, cause)
         else:
-            self._show(slot, self.tree.of_parent(part, slot["since"], message), cause)
-        self._tell(before, cause)
+            changed = self._show(slot, self.tree.of_parent(part, slot["since"], message), cause)
+        self._tell(changed or answered, cause)
 
     def on_child(self, cause: Cause, message: Message) -> None:
         part, member, at = self.tree.parts[message["part"]], message["key"], message["v"].partition(",")[0]
@@ -529,14 +529,14 @@ class _AtNode:
             held_at = gone[member][0]
             if at <= held_at:
                 return  # position
-        elif not here or _is_past(slot, at, message["via"]):
-            return  # its document was here before, and has left
+        elif _is_past(slot, at, message["via"]):
+            return  # it was here before, and has left
         else:
             held_at = ""
         self.changed = True
         self._release_for(cause)
-        before = self.tree.content(self.part, self.node)
         self.node["slots"][part.name] = slot
+        changed = False
         slot["sum"] = f"{int(slot.get('sum') or '0', 16) + int(at, 16) - int(held_at or '0', 16):0{SUM_DIGITS}X}"
         entry = f"{group_name(self.name, part.name)}\0{member}"
         if here:
@@ -553,17 +553,19 @@ class _AtNode:
             chosen = self._first(part, slot.get("first"), members, member, document)
             slot["first"] = chosen
             if chosen is None:
-                self._show(slot, self.tree.absent(part, slot["sum"]), cause)
+                changed = self._show(slot, self.tree.absent(part, slot["sum"]), cause)
             else:
                 first = document if chosen == member else orjson.loads(members[chosen])
                 assert first is not None
-                self._show(slot, self.tree.of_child(part, slot["sum"], first), cause)
-        self._tell(before, cause)
+                changed = self._show(slot, self.tree.of_child(part, slot["sum"], first), cause)
+        self._tell(changed, cause)
 
     def _first(
         self, part: Part, first: str | None, members: Mapping[str, bytes], changed: str, document: Mapping[str, Any] | None
     ) -> str | None:
         """The chosen member. `members`: before the change."""
+        if document is not None and first == changed and len(members) == 1:
+            return changed
         if document is not None and first is None:
             return changed
         if document is None and first != changed:
@@ -600,42 +602,47 @@ class _AtNode:
         for part in self.tree.below[self.part]:
             slot = node["slots"].get(part.name, _NOTHING)
             if "wait" in slot and slot["wait"][0] <= number:
-                cause, before = Cause(*slot["wait"][1]), self.tree.content(self.part, node)
-                self._believe(part, slot)
+                cause = Cause(*slot["wait"][1])
+                changed = self._believe(part, slot)
                 if "birth" not in node:
-                    self._tell(before, cause)
+                    self._tell(changed, cause)
         self._release()
         waited_for = [slot["wait"][0] for slot in node["slots"].values() if "wait" in slot]
         waited_for += [node["birth"][0]] if "birth" in node else []
         if node["sent"] <= number and any(look > number for look in waited_for):
             self._send_look(number + 1)
 
-    def _believe(self, part: Part, slot: Slot) -> None:
-        """Shows what was waited with."""
+    def _believe(self, part: Part, slot: Slot) -> bool:
+        """Shows what was waited with. Whether that is something else."""
         del slot["wait"]
+        before = slot.get("shown")
         if part.aggregates:
             rows = [orjson.loads(raw)["row"] for raw in self.states.members(group_name(self.name, part.name)).values()]
             made = {name: aggregate.of(rows) for name, aggregate in part.aggregates.items()}
             slot["shown"] = {"v": slot["sum"], "row": made, "below": {}}
         else:
             slot["shown"] = slot.pop("next")
+        return _differ(before, slot["shown"])
 
-    def _show(self, slot: Slot, content: Slot, cause: Cause) -> None:
+    def _show(self, slot: Slot, content: Slot, cause: Cause) -> bool:
+        """Whether the slot shows something else now."""
         shown = slot.get("shown")
         if content["row"] is None and shown is not None and shown["row"] is not None:
             slot["wait"], slot["next"] = [slot["wait"][0] if "wait" in slot else self._look(), [*cause]], content
-            return
+            return False
         slot["shown"] = content
         slot.pop("wait", None)
         slot.pop("next", None)
+        return _differ(shown, content)
 
     # telling ----------------------------------------------------------------------------------------------------------------------------
 
-    def _tell(self, before: tuple[Columns | None, dict[str, Columns | None]], cause: Cause) -> None:
+    def _tell(self, changed: bool, cause: Cause) -> None:
         """Says what has changed below this node's row."""
-        if self.own is None and (self._release() or self.node["row"] is None):
+        row = self.node["row"]
+        if self.own is None and self._release():
             return
-        if self.tree.content(self.part, self.node) == before:
+        if not changed or row is None or (self.own is not None and not self.own.in_scope(row)):
             self.done.end = self.done.end or State.UNCHANGED
         elif self.own is None:
             if "birth" not in self.node:
@@ -706,6 +713,12 @@ class _AtNode:
             return self.tree.binding.in_scope(flat)
         except MappingError:
             return None
+
+
+def _differ(one: Slot | None, other: Slot) -> bool:
+    if one is None:
+        return other["row"] is not None
+    return bool(one["row"] != other["row"] or one["below"] != other["below"])
 
 
 def _op(cause: Cause, here: bool, was: str | None, entered: bool) -> Op:

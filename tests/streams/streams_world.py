@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic  # confluent_kafka.admin has it too, but does not say so to type checkers
 
 from connectors import concord_schema
+from console import wiring
 from schemas import topics
 from schemas.change import Change, decode_change
 from schemas.config import parse
@@ -38,7 +39,7 @@ _ACCOUNT = {"id": "integer", "vat": "text", "name": "text", "credit": "numeric(1
 _PARTY = {"id": "integer", "tax_id": "text", "legal_name": "text", "credit_limit": "numeric", "number": "text"}
 _DEAL = {"id": "integer", "account": "integer", "note": "text"}
 _ORDER = {"id": "integer", "party": "integer", "remark": "text"}
-_AVRO = {"integer": "int", "text": "string", "numeric(12,2)": "string", "numeric": "string"}
+_AVRO = {"integer": "int", "text": "string", "numeric(12,2)": "string", "numeric": "string", "boolean": "boolean"}
 
 
 @dataclass
@@ -57,7 +58,17 @@ class StreamsWorld:
         self.customer, self.order = f"{self.name}_customer", f"{self.name}_order"
         self.registry = MemoryRegistry()
         self.codec = Codec(self.registry)
-        self.lsn = 1000
+        self.lsn, self.xid = 1000, 100
+        self.tables = self.described()
+        self.config = parse(
+            {
+                "name": self.name,
+                "kafka": {"bootstrap": self.kafka, "partitions": PARTITIONS},
+                "systems": {self.crm: {"dsn": self.crm_dsn, "rank": 1}, self.erp: {"dsn": self.erp_dsn, "rank": 2}},
+                "entities": self.entities(),
+                "state_dir": str(self.state_dir),
+            }
+        )
         self.pipeline = self._pipeline()
         self.producer = Producer({"bootstrap.servers": self.kafka, "linger.ms": 0, "partitioner": "murmur2_random"})
         for dsn in (self.crm_dsn, self.erp_dsn):
@@ -65,8 +76,15 @@ class StreamsWorld:
                 concord_schema.ensure(connection)
         self._create_topics()
 
-    def _pipeline(self) -> Pipeline:
-        entities = {
+    def described(self) -> dict[str, dict[str, dict[str, str]]]:
+        """System → table → columns and their types; the key comes first."""
+        return {
+            self.crm: {"account": _ACCOUNT, "deal": _DEAL},
+            self.erp: {"party": _PARTY, "order": _ORDER},
+        }
+
+    def entities(self) -> dict[str, Any]:
+        return {
             self.customer: {
                 self.crm: {"table": "account", "where": {"org": 42}},
                 self.erp: {"table": "party", "insert": {"number": {"sql": "nextval('party_number')::text"}}},
@@ -87,38 +105,18 @@ class StreamsWorld:
                 },
             },
         }
-        config = parse(
-            {
-                "name": self.name,
-                "kafka": {"bootstrap": self.kafka, "partitions": PARTITIONS},
-                "systems": {self.crm: {"dsn": self.crm_dsn, "rank": 1}, self.erp: {"dsn": self.erp_dsn, "rank": 2}},
-                "entities": entities,
-                "state_dir": str(self.state_dir),
-            }
-        )
-        self.tables = {
-            self.crm: {"account": _ACCOUNT, "deal": _DEAL},
-            self.erp: {"party": _PARTY, "order": _ORDER},
-        }
+
+    def _pipeline(self) -> Pipeline:
         catalogs = {
             system: {f"public.{name}": a_table(name, **columns) for name, columns in tables.items()}
             for system, tables in self.tables.items()
         }
-        return compile_config(config, catalogs)
+        return compile_config(self.config, catalogs)
 
     def _create_topics(self) -> None:
-        names = [topics.dead(system) for system in self.tables]
-        names += [
-            make(system, "public", table)
-            for system, tables in self.tables.items()
-            for table in tables
-            for make in (topics.captured, topics.links)
-        ]
-        for entity in (self.customer, self.order):
-            names += [make(entity) for make in (topics.claims, topics.changes, topics.golden, topics.conflicts)]
-        self.topics = names
+        self.topics = [topic.name for topic in wiring.topics_of(self.config)]
         self.admin = AdminClient({"bootstrap.servers": self.kafka})
-        for created in self.admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names]).values():
+        for created in self.admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in self.topics]).values():
             created.result(PATIENCE)
 
     def close(self) -> None:
@@ -152,12 +150,19 @@ class StreamsWorld:
         ts_us: int | None = None,
         headers: dict[str, bytes] | None = None,
         xid: int = 1,
+        after: int | None = None,
+        flush: bool = True,
     ) -> None:
-        """A change event as the source writes it. `origin`: written by a sink, with this hlc."""
+        """A change event as the source writes it. `origin`: written by a sink, with this hlc. `after`: LSN of the commit before."""
         self.lsn += 10
         at = self.lsn if lsn is None else lsn
-        key, value = self.encoded(system, table, op, row, origin=origin, lsn=at, ts_us=ts_us, xid=xid)
-        self.send(topics.captured(system, "public", table), key, value, headers)
+        key, value = self.encoded(system, table, op, row, origin=origin, lsn=at, ts_us=ts_us, xid=xid, after=after)
+        self.send(topics.captured(system, "public", table), key, value, headers, flush=flush)
+
+    def transaction(self) -> dict[str, int]:
+        """What the events of one transaction have in common."""
+        self.xid += 1
+        return {"xid": self.xid, "after": self.lsn}
 
     def encoded(
         self,
@@ -170,8 +175,9 @@ class StreamsWorld:
         lsn: int,
         ts_us: int | None = None,
         xid: int = 1,
+        after: int | None = None,
     ) -> tuple[bytes, bytes]:
-        columns = self.tables[system][table]
+        columns = {name: kind.rstrip("!=") for name, kind in self.tables[system][table].items()}
         prefix = f"{system}.public.{table}"
         fields = [{"name": "id", "type": "int"}] + [
             {"name": name, "type": ["null", _AVRO[kind]], "default": None} for name, kind in columns.items() if name != "id"
@@ -199,7 +205,7 @@ class StreamsWorld:
             "ts_us": time.time_ns() // 1000 if ts_us is None else ts_us,
             "ts_ms": time.time_ns() // 1_000_000,
             "snapshot": "false",
-            "sequence": f'["{lsn - 1}","{lsn}"]',
+            "sequence": f'["{lsn - 1 if after is None else after}","{lsn}"]',
             "lsn": lsn,
             "txId": xid,
             "origin": None if origin is None else f"concord_{system}_0",
@@ -210,10 +216,16 @@ class StreamsWorld:
         return key, self.codec.encoder(f"{prefix}-value", schema)(datum)
 
     def send(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: dict[str, bytes] | None = None, partition: int = -1
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: dict[str, bytes] | None = None,
+        partition: int = -1,
+        flush: bool = True,
     ) -> None:
         self.producer.produce(topic, value, key, partition, headers=list((headers or {}).items()))
-        assert self.producer.flush(PATIENCE) == 0
+        assert not flush or self.producer.flush(PATIENCE) == 0
 
     def linked(self, system: str, entity: str, key: str, link: str) -> None:
         """What a sink registers."""
