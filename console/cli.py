@@ -13,6 +13,7 @@ import faulthandler
 import functools
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -131,6 +132,7 @@ def cli(config_file: Path | None) -> None:
     """Keeps two PostgreSQL databases with different schemas in agreement, both ways.
 
     \b
+    concord init      a first configuration, proposed from the two databases
     concord check     is the configuration sound, are both databases fit?
     concord match     what is on both sides already, and who decides where it differs?
     concord up        run it, here, until Ctrl-C
@@ -142,6 +144,56 @@ def cli(config_file: Path | None) -> None:
 
 
 # --- before anything runs ---------------------------------------------------------------------------------------------------------
+
+
+@command(cli, "init", report=True)
+@click.argument("systems", nargs=-1, required=True, metavar="SYSTEM[=DSN] SYSTEM[=DSN]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Where to, - is stdout.  [default: what -c names]",
+)
+@click.option("--schema", "schemas", multiple=True, metavar="SYSTEM=SCHEMA", help="Only tables of this schema; may be given again.")
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+def init(
+    file: Path, debug: bool, as_json: bool, systems: tuple[str, ...], output: Path | None, schemas: tuple[str, ...], force: bool
+) -> int:
+    """Propose a first concord.yaml from the two databases.
+
+    Reads both catalogs and some rows of each table, and writes which tables and columns go together, with what says so: names that mean the
+    same, types, foreign keys, values and rows that are on both sides. What it is not sure of is there as a comment. Nothing is changed in
+    the databases. The file holds no address: a system's DSN comes from the environment, CRM_DSN for crm; give it here or there.
+
+    \b
+      concord init crm=postgresql://reader@crm-db/crm erp=postgresql://reader@erp-db/erp
+      CRM_DSN=… ERP_DSN=… concord init crm erp -o first.yaml --schema erp=public
+      concord init crm erp --json -o - | jq '.entities[] | {name, score}'
+
+    Exit status 1 when no tables go together: no file is written then.
+    """
+    from console import init as asking
+
+    try:
+        dsns = asking.addresses(systems, os.environ)
+        only = asking.wanted_schemas(schemas, dsns)
+    except ConfigError as error:
+        raise click.UsageError("; ".join(map(str, error.problems))) from None
+    target = output or file
+    to_stdout = str(target) == "-"
+    if not to_stdout and target.exists() and not force:
+        raise click.UsageError(f"{target} is there already: name another with -o, or --force")
+    proposal, text = asking.init(dsns, only, lambda line: logger.info("%s", line))
+    found = any(entity.active for entity in proposal.entities)
+    if found and not to_stdout:
+        asking.write_file(target, text, force=force)
+    if as_json:
+        say_json({**proposal.to_json(), "file": str(target) if found and not to_stdout else None})
+    elif found and to_stdout:
+        click.echo(text, nl=False)
+    else:
+        asking.show(proposal, target, screen())
+    return OK if found else NOT_OK
 
 
 @command(cli, "check", report=True)

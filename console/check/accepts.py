@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import psycopg
 
-from console.check.database import Database, literal, named
+from console.asking import literal, named
+from console.check.database import Database
 from schemas.catalog import Table
 
 ONE_BY_ONE = 50  # values that a server is asked about one at a time, before PostgreSQL 16 could say it of many

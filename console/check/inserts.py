@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import psycopg
 
+from console.asking import named
 from console.check.accepts import refused, taker
-from console.check.database import Database, named
+from console.check.database import Database
 from console.check.findings import About
 from console.check.homes import Home
 from console.logs import first_line

@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 
 from connectors.sink import statements
-from console.check.database import Database, listed, named
+from console.asking import named
+from console.check.database import Database, listed
 from console.check.findings import About, Checked
 from console.check.homes import Home
 from schemas.config import Config

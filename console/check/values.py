@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from console.asking import counted, literal, named
 from console.check.accepts import refused, taker
-from console.check.database import Database, counted, counting, literal, named
+from console.check.database import Database, counting
 from console.check.findings import About, Checked
 from console.check.homes import End, Flow, flows
 from console.check.limits import Misfit, Way, misfits, shown

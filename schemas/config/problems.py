@@ -38,7 +38,7 @@ SECRET = {"dsn", "url", "settings", "session"}  # what stands there is never sho
 RESERVED_SYSTEMS = {"concord", "changes", "claims", "commands", "conflicts", "dead", "golden", "join", "links"}  # topics begin so
 RESERVED_FIELDS = {"deleted", "concord"}  # of the golden record
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_SYSTEM = re.compile(r"[a-z][a-z0-9_]{0,19}\Z")
+SYSTEM_NAME = re.compile(r"[a-z][a-z0-9_]{0,19}\Z")
 _GATHERED = {"bindings", "sides"}
 
 _OWN_KEYS: dict[str, Iterable[str]] = {
@@ -248,7 +248,7 @@ def _problems(config: Config, names: _Names) -> Iterator[Problem]:
     slots: dict[tuple[str, str], str] = {}
     for name, system in config.systems.items():
         where = f"systems.{name}"
-        if not _SYSTEM.match(name):
+        if not SYSTEM_NAME.match(name):
             yield Problem(where, f"{name!r} cannot be a system's name", "lower case letters, digits and _, at most 20, a letter first")
         elif name in RESERVED_SYSTEMS or name in ENTITY_KEYS | FIELD_KEYS:
             yield Problem(where, f"the name {name!r} is taken by Concord itself", "choose another")
