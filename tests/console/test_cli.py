@@ -44,6 +44,7 @@ def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
 def test_every_report_has_json() -> None:
     reporting = {" ".join(command) for command in commands(cli) if "--json" in CliRunner().invoke(cli, [*command, "--help"]).stdout}
     assert reporting == {
+        "init",
         "check",
         "match",
         "status",
