@@ -88,7 +88,7 @@ def drop_topics(bootstrap: str, systems: Sequence[str], entities: Sequence[str])
     """Every topic that a run before this one may have left: captured rows, steps, golden records, and Faust's own."""
     starts = (
         *(f"{system}." for system in systems),
-        *(f"{kind}.{name}" for kind in ("links", "dead") for name in systems),
+        *(f"{kind}.{name}" for kind in ("links", "join", "dead") for name in systems),
         *(f"{kind}.{name}" for kind in ("claims", "changes", "golden", "conflicts") for name in entities),
         "demo_",
     )
