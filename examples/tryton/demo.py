@@ -50,7 +50,7 @@ HERE = Path(__file__).parent
 DIRECTIONS = (("crm", "tryton"), ("tryton", "crm"))
 ENTITIES = ("customer", "contact", "product", "stock_level", "sales_order", "order_line", "invoice")
 CRM_DATABASE, TRYTON_DATABASE = "concord_demo_tryton_crm", "concord_demo_tryton"
-CUSTOMERS = 200  # on each side, to begin with: a person's afternoon for Tryton
+CUSTOMERS = 100  # on each side, to begin with
 SNAPSHOT_SECONDS, SETTLE_SECONDS = 240.0, 180.0
 DAY = 86_400  # longer than any demo: whoever works so long is stopped
 
@@ -229,7 +229,7 @@ def second_opinion(told: Mapping[str, Any], crm_dsn: str) -> tuple[dict[str, str
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.tryton.demo", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long people work, the migration not counted")
+    parser.add_argument("--seconds", type=float, default=40.0, help="how long people work, the migration not counted")
     parser.add_argument("--rate", type=float, default=20.0, help="row changes a second in the CRM")
     parser.add_argument("--tryton-rate", type=float, default=4.0, help="saves a second in Tryton's back office")
     parser.add_argument("--customers", type=int, default=CUSTOMERS, help="on each side before anything is synchronised")

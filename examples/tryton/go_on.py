@@ -27,6 +27,7 @@ def next_numbers() -> dict[str, str]:
     template = Model.get("product.template")(name="The next one", salable=True)
     template.default_uom = Model.get("product.uom").find([("name", "=", "Unit")])[0]
     template.account_category = Model.get("product.category").find([("name", "=", GOODS)])[0]
+    template.list_price = Decimal(1)
     template.products[0].suffix_code = "NEXT"
     template.save()
     sale = Model.get("sale.sale")(party=party)

@@ -5,7 +5,7 @@
     of_unchanged     an array that an update left as it was, out of line, comes as null: it looks like one that became null
     DEFAULTED        the converter puts a column's default where the row holds null
 
-Each is a sentence that goes on after the column's name. Seen with Debezium 3.6 (`make parity` shows the same: docs/debezium-parity.md).
+Each is a sentence that goes on after the column's name. Seen with Debezium 3.6 (docs/debezium.md).
 """
 
 from __future__ import annotations
