@@ -548,11 +548,7 @@ def snapshot(
 @click.argument("system")
 @click.option("--from", "start", required=True, metavar="OFFSET|TIME", help="Where to begin; see above.")
 @click.option("--table", "tables", multiple=True, help="Only this table's events; may be given again.")
-@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
 @click.option("--anyway", is_flag=True, help="Replay what is there where the topics do not reach back so far.")
-@click.option(
-    "--limit", type=click.IntRange(0), default=100, show_default=True, help="Of a dry run: name so many changes; all are counted."
-)
 @click.option("--by", help="Who asks for it, for the log.  [default: you]")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until all has been read again.")
 def replay(
@@ -562,9 +558,7 @@ def replay(
     system: str,
     start: str,
     tables: tuple[str, ...],
-    dry_run: bool,
     anyway: bool,
-    limit: int,
     by: str | None,
     wait: bool,
 ) -> int:
@@ -582,7 +576,6 @@ def replay(
     --from crm.public.account@1/4711       in this partition alone, as dead letters and logs name records
 
     \b
-      concord replay crm --from 2h --dry-run
       concord replay crm --from 2h
       concord replay erp --from earliest --table partner --no-wait
 

@@ -212,7 +212,7 @@ def follow(
 
 
 def to_json(plan: Plan, state: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """`state`: refused, asked, queued, reading, done, dry run."""
+    """`state`: refused, asked, queued, reading, done."""
     return {
         "system": plan.system,
         "from": str(plan.start),
