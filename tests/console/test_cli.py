@@ -50,7 +50,6 @@ def test_every_report_has_json() -> None:
         "status",
         "verify",
         "snapshot",
-        "replay",
         "dead list",
         "dead show",
         "dead retry",

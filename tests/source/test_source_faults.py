@@ -361,6 +361,8 @@ def test_settings_come_from_the_pipeline() -> None:
         columns={"name": ("name",), "email": ("mail", "mail_compact")},
         needed=frozenset({"org"}),
         key_values=lambda key: {"id": key},
+        parts=(),
+        root_columns=("id", "org", "name", "mail"),
     )
     system = SimpleNamespace(dsn="dbname=crm", slot="concord_crm", publication="concord_crm", session={}, heartbeat_seconds=7.0)
     kafka = SimpleNamespace(bootstrap="b:1", settings={"client.id": "x"}, partitions=4, replication=1)
