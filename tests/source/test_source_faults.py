@@ -364,7 +364,7 @@ def test_settings_come_from_the_pipeline() -> None:
         parts=(),
         root_columns=("id", "org", "name", "mail"),
     )
-    system = SimpleNamespace(dsn="dbname=crm", slot="concord_crm", publication="concord_crm", session={}, heartbeat_seconds=7.0)
+    system = SimpleNamespace(dsn="dbname=crm", slot="concord_crm", publication="concord_crm", session={}, role=None, heartbeat_seconds=7.0)
     kafka = SimpleNamespace(bootstrap="b:1", settings={"client.id": "x"}, partitions=4, replication=1)
     config = SimpleNamespace(systems={"crm": system}, kafka=kafka)
     settings = settings_for("crm", SimpleNamespace(config=config, tables=lambda system: [binding]))
