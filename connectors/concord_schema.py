@@ -12,7 +12,10 @@
     snapshot     how far the source's snapshot of a table has come
     decision     what operators decided on dead letters, with the letters as they were: history, nothing of it is ever deleted
 
-Every part may call `ensure`; an advisory lock lets one at a time migrate. Migrations are only ever added at the end.
+Every part calls `ensure` when it starts: whichever is first runs the migrations that are missing, in order and in one transaction, under
+an advisory lock. A migration that has left this repository is never edited, only followed by another at the end (a test holds them to
+their fingerprints), and leaves what the program before it reads and writes, since parts of both run side by side during an upgrade. A
+program that finds a newer schema than it knows refuses to start.
 """
 
 from __future__ import annotations
@@ -112,7 +115,23 @@ CREATE TABLE concord.decision (
 CREATE INDEX decision_event ON concord.decision (event);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, SNAPSHOT, REQUESTS, _DECISIONS)
+# Before they were numbered for good, the first two were edited where they stood: a database set up by an early version lacks this.
+_MENDS = """
+ALTER TABLE concord.parked ADD COLUMN IF NOT EXISTS tried timestamptz NOT NULL DEFAULT clock_timestamp();
+
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'concord.meta'::regclass AND contype = 'p') THEN
+        ALTER TABLE concord.meta ADD PRIMARY KEY (version);  -- or a publication FOR ALL TABLES refuses its update
+    END IF;
+    IF (SELECT indnkeyatts FROM pg_index WHERE indexrelid = 'concord.key_link'::regclass) < 3 THEN
+        DROP INDEX concord.key_link;
+        CREATE INDEX key_link ON concord.key (entity, link, system);
+    END IF;
+END $$;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, SNAPSHOT, REQUESTS, _DECISIONS, _MENDS)
 LATEST = len(MIGRATIONS)
 
 
@@ -129,7 +148,7 @@ def ensure(conn: psycopg.Connection[Any], role: str | None = None) -> int:
     """Brings the schema up to date in a transaction of its own; returns the version it found. Idempotent, any number at once.
 
     `role`: whoever writes rows keeps what it knows of them in the same transaction (I2), so it is granted the use of all tables.
-    Raises UnfitDatabase when a newer Concord has been here.
+    Raises UnfitDatabase when a newer Concord has been here. A migration that fails leaves the schema as it was.
     """
     found = _migrated(conn)
     if role is not None:
@@ -162,14 +181,14 @@ def _grant(conn: psycopg.Connection[Any], role: str) -> None:
 
 
 def _migrated(conn: psycopg.Connection[Any]) -> int:
+    found = version(conn)  # not in the transaction below: who waits for the lock must hold no table that its holder alters
+    if found == LATEST:
+        return found
     with conn.transaction():
-        found = version(conn)
-        if found == LATEST:
-            return found
         conn.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
         found = version(conn)  # somebody may have migrated while we waited
         if found > LATEST:
-            raise UnfitDatabase(f"schema concord is of version {found}, this program knows up to {LATEST}: use the newer one")
+            raise UnfitDatabase(newer(found, str(conn.info.dbname)))
         if found == 0:
             conn.execute("CREATE SCHEMA IF NOT EXISTS concord")  # I10: nothing outside of it
             conn.execute("CREATE TABLE concord.meta (version int PRIMARY KEY)")  # a key, or a publication FOR ALL TABLES refuses its update
@@ -178,3 +197,11 @@ def _migrated(conn: psycopg.Connection[Any]) -> int:
             conn.execute(migration.encode())
         conn.execute("UPDATE concord.meta SET version = %s", (LATEST,))
         return found
+
+
+def newer(found: int, database: str) -> str:
+    """What to say of a schema that this program is too old for."""
+    return (
+        f"database {database!r}: schema concord is of version {found}, written by a newer Concord, and this program knows up to {LATEST}: "
+        "start the newer program here too (nothing was changed)"
+    )

@@ -65,7 +65,17 @@ CREATE TABLE concord.snapshot (
 
 # A table can be asked for whole and, beside that, some rows of it. `id` is new with every asking: a pass that was overtaken by another
 # asking notes nothing any more.
+# Early versions had no `predicate` and `vanished`, and a key of one text: such a table is read from its beginning.
 REQUESTS = """
+DO $$
+BEGIN
+    IF (SELECT atttypid FROM pg_attribute WHERE attrelid = 'concord.snapshot'::regclass AND attname = 'last_key') = 'text'::regtype THEN
+        ALTER TABLE concord.snapshot
+            ALTER COLUMN last_key TYPE text[] USING NULL,
+            ADD COLUMN predicate text NOT NULL DEFAULT '',
+            ADD COLUMN vanished boolean NOT NULL DEFAULT false;
+    END IF;
+END $$;
 ALTER TABLE concord.snapshot
     DROP CONSTRAINT snapshot_pkey,
     ADD PRIMARY KEY (pipeline, table_name, predicate),

@@ -167,5 +167,5 @@ def _origin_functions(db: Database, wanted: list[str]) -> None:
 def _schema_version(db: Database) -> None:
     found = concord_schema.version(db.connection)
     if found > concord_schema.LATEST:
-        what = f"schema concord is of version {found}, this program knows up to {concord_schema.LATEST}"
-        db.problem(About.SERVER, what, "use the newer program")
+        what, _, mend = concord_schema.newer(found, str(db.connection.info.dbname)).rpartition(": ")
+        db.problem(About.SERVER, what, mend)
