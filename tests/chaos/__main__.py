@@ -4,7 +4,7 @@
     python -m tests.chaos --report docs/chaos.md                         also writes the page, and its figures beside it as JSON
 
 Exit status: 0 when nothing was lost, doubled, looped or diverged in any run, 1 when something was, 2 when a run could not be made.
-A run that went wrong says of which thing, with its whole history on both sides, and keeps its logs.
+A run that went wrong says of which thing, with its whole history across both logs and all topics, and keeps its logs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from console.stack.state import StackError
 from examples.drive import HOME, DemoError, say
 from tests.chaos.faults import Kind
 from tests.chaos.run import Options, Outcome, Run
-from tests.chaos.scorecard import as_json, page, table
+from tests.chaos.scorecard import BAD, as_json, page, table
+
+SHOWN = 3  # whole histories on the terminal; all of them are in a file
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,8 +51,7 @@ def main(argv: list[str] | None = None) -> int:
                 seed, args.minutes * 60, args.faults, args.rate, args.bulk_rows, only=tuple(Kind[name.upper()] for name in args.only)
             )
             outcomes.append(Run(options, console, folder)())
-            verdict = outcomes[-1].verdict
-            if not verdict.good:
+            if not outcomes[-1].good:
                 _tell(console, outcomes[-1], folder)
     except KeyboardInterrupt:
         console.print("stopped")
@@ -63,18 +64,25 @@ def main(argv: list[str] | None = None) -> int:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         args.report.write_text(page(outcomes), "utf-8")
         args.report.with_suffix(".json").write_text(json.dumps(as_json(outcomes), indent=1, default=str) + "\n", "utf-8")
-    good = all(outcome.verdict.good and not outcome.unseen for outcome in outcomes)
+    good = all(outcome.good for outcome in outcomes)
     say(console, f"{sum(len(outcome.struck) for outcome in outcomes)} faults in {time.monotonic() - began:.0f} s")
     return 0 if good else 1
 
 
 def _tell(console: Console, outcome: Outcome, folder: Path) -> None:
-    verdict = outcome.verdict
-    for what in ("lost", "doubled", "looped", "diverged"):
-        for sentence in getattr(verdict, what)[:10]:
-            console.print(Text(f"✗ seed {outcome.options.seed}, {what}: {sentence}", style="red"))
-            for line in outcome.stories.get(sentence, ()):
-                console.print(Text(f"    {line}", style="dim"))
+    verdict, seed = outcome.verdict, outcome.options.seed
+    if outcome.stuck:
+        console.print(Text(f"✗ seed {seed} did not come to its end: {outcome.stuck[:3000]}", style="red"))
+    told: set[tuple[str, ...]] = set()
+    for what in BAD:
+        for sentence in getattr(verdict, what):
+            console.print(Text(f"✗ seed {seed}, {what}: {sentence}", style="red"))
+            lines = tuple(outcome.stories.get(sentence, ()))
+            if lines and lines not in told and len(told) < SHOWN:
+                told.add(lines)
+                console.print(Text("\n".join(f"    {line}" for line in lines), style="dim"))
+    if outcome.stories:
+        console.print(f"the whole history of each is in {folder / 'history.txt'}")
     console.print(f"the run's logs are in {folder}")
 
 

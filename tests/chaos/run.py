@@ -37,13 +37,16 @@ from examples.drive import HOME, ROOT, STOP_SECONDS, Application, Concord, DemoE
 from examples.reference import load
 from tests.chaos import truth
 from tests.chaos.faults import SYSTEMS, Fault, Kind, drawn
+from tests.chaos.history import Histories
 from tests.chaos.proxy import Proxy
 from tests.chaos.servers import Servers
+from tests.chaos.watch import Watch
 
 CONFIG = ROOT / "examples" / "reference" / "concord.yaml"
 NAME = "chaos"
 SNAPSHOT_SECONDS, SETTLE_SECONDS, QUIET_SECONDS = 240.0, 180.0, 3.0
 PROBE_SECONDS = 0.25
+HISTORIES = 60  # of things that went wrong, at most
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,11 @@ class Struck:
     """A fault as it was carried out; `over` when a probe that began after it had come through in both directions."""
 
     fault: Fault
-    at: float
+    began: float
+    at: float  # when it had been carried out
     over: float | None = None
     error: str = ""
+    visible: float = 0.0  # seconds from `began` until `over` in which `concord status` showed trouble
 
 
 @dataclass
@@ -76,8 +81,13 @@ class Outcome:
     statuses: list[str] = field(default_factory=list)
     status: Mapping[str, Any] = field(default_factory=dict)
     applications: list[Mapping[str, Any]] = field(default_factory=list)
-    stories: dict[str, list[str]] = field(default_factory=dict)
+    stories: dict[str, list[str]] = field(default_factory=dict)  # what is wrong, in a sentence → the thing's whole history
+    stuck: str = ""  # why the run did not come to its end
     unseen: list[str] = field(default_factory=list)  # I6: things in a state that status must not show at the end
+
+    @property
+    def good(self) -> bool:
+        return self.verdict.good and not self.stuck and not self.unseen
 
 
 class Probe(threading.Thread):
@@ -97,10 +107,12 @@ class Probe(threading.Thread):
             with contextlib.suppress(psycopg.OperationalError):  # the server is gone
                 began, name = time.monotonic(), f"probe {self.system} {number}"
                 self._write(name)
-                while not self._stopping.is_set() and not self._shows(name):
+                while not self._stopping.is_set() and self._stands(name):
+                    if self._shows(self._other, name):
+                        self.delays.append((began, time.monotonic() - began))
+                        self.arrived = began
+                        break
                     self._stopping.wait(0.02)
-                self.delays.append((began, time.monotonic() - began))
-                self.arrived = began
             self._stopping.wait(PROBE_SECONDS)
 
     def _write(self, name: str) -> None:
@@ -124,9 +136,13 @@ class Probe(threading.Thread):
                         [name, self._tax_id],
                     )
 
-    def _shows(self, name: str) -> bool:
-        query = {"crm": "SELECT 1 FROM account WHERE name = %s", "erp": "SELECT 1 FROM business_partner WHERE legal_name = %s"}[self._other]
-        with psycopg.connect(self._servers.dsn(self._other), autocommit=True, connect_timeout=3) as conn:
+    def _stands(self, name: str) -> bool:
+        """Whether nobody has renamed the customer since: then the name may never arrive, and the next one is written."""
+        return self._shows(self.system, name)
+
+    def _shows(self, system: str, name: str) -> bool:
+        query = {"crm": "SELECT 1 FROM account WHERE name = %s", "erp": "SELECT 1 FROM business_partner WHERE legal_name = %s"}[system]
+        with psycopg.connect(self._servers.dsn(system), autocommit=True, connect_timeout=3) as conn:
             return conn.execute(query.encode(), [name]).fetchone() is not None
 
 
@@ -153,7 +169,17 @@ class Run:
             self._up()
             self.concord.settle(SNAPSHOT_SECONDS)
             say(self.console, f"seed {self.options.seed}: both sides hold the same; people begin to work, faults strike")
-            self._work()
+            self.watch = Watch(CONFIG, {**os.environ, **self.concord.environment}, self._stopping)
+            self.watch.start()
+            try:
+                self._work()
+            except DemoError as error:
+                self.outcome.stuck = str(error)
+            finally:
+                self._stopping.set()
+                self.watch.join(60)
+            for struck in self.outcome.struck:
+                struck.visible = self.watch.visible(struck.began, struck.over or time.monotonic())
             self._judge()
         return self.outcome
 
@@ -262,7 +288,7 @@ class Run:
         self.concord.settle(SETTLE_SECONDS)
 
     def _strike(self, fault: Fault) -> None:
-        struck = Struck(fault, time.monotonic())
+        struck = Struck(fault, time.monotonic(), time.monotonic())
         try:
             self._does[fault.kind](self, fault)
         except (psycopg.Error, KafkaException, RuntimeError, OSError, DemoError) as error:  # another fault was in the way
@@ -447,17 +473,26 @@ class Run:
                 more = truth.counts(conn, side)[1] - before[side]
                 if more:
                     verdict.looped.append(f"{side}: {more} more writes of ours after everything had settled")
-            for sentence in (verdict.lost + verdict.doubled + verdict.diverged)[:5]:
-                name = sentence.split()[0]
-                link = next((word.rstrip(":,") for word in sentence.split() if word.startswith(("crm:", "erp:"))), None)
-                if link is not None:
-                    self.outcome.stories[sentence] = truth.story(databases, name, link)
+            self.outcome.stories = self._histories(databases, verdict)
         self.outcome.unseen = [
             f"{name}: {told[what]} {what}"
             for name, told in self.outcome.status.get("entities", {}).items()
             for what in ("parked", "dead")
             if told.get(what)
         ]
+
+    def _histories(self, databases: Mapping[str, psycopg.Connection[Any]], verdict: truth.Verdict) -> dict[str, list[str]]:
+        """Of what went wrong, while the servers are still up; all of them also in a file beside the logs."""
+        wrong = list(verdict.wrong())[:HISTORIES]
+        if not wrong:
+            return {}
+        stories: dict[str, list[str]] = {}
+        with contextlib.closing(Histories(databases, f"127.0.0.1:{self.servers.ports['kafka']}", self.folder)) as histories:
+            for sentence in wrong:
+                stories[sentence] = histories.of_sentence(sentence)
+        text = "\n\n".join("\n".join((f"✗ {sentence}", *lines)) for sentence, lines in stories.items())
+        (self.folder / "history.txt").write_text(text + "\n", "utf-8")
+        return stories
 
     @contextlib.contextmanager
     def _databases(self) -> Iterator[dict[str, psycopg.Connection[Any]]]:

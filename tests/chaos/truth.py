@@ -15,7 +15,7 @@ those images into what both sides can say alike.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +59,9 @@ def install(conn: psycopg.Connection[Any], side: str) -> None:
         conn.execute(
             f"""
             CREATE TABLE referee."{table}" AS
-                SELECT nextval('referee.seq') AS "#", false AS "ours", 'r'::text AS "op", t.* FROM public."{table}" t;
+                SELECT nextval('referee.seq') AS "#", clock_timestamp() AS "@", pg_current_xact_id() AS "xid", false AS "ours",
+                       'r'::text AS "op", t.* FROM public."{table}" t;
+            ALTER TABLE referee."{table}" ALTER "@" SET DEFAULT clock_timestamp(), ALTER "xid" SET DEFAULT pg_current_xact_id();
             CREATE FUNCTION referee."on_{table}"() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
                 IF TG_OP = 'DELETE' THEN
                     INSERT INTO referee."{table}" ("#", "ours", "op", {named}) VALUES
@@ -100,7 +102,11 @@ class Verdict:
 
     @property
     def good(self) -> bool:
-        return not (self.lost or self.doubled or self.looped or self.diverged)
+        return not any(self.wrong())
+
+    def wrong(self) -> Iterator[str]:
+        """All that is, the sentences that name a thing first."""
+        yield from (*self.diverged, *self.doubled, *self.lost, *self.looped)
 
 
 def counts(conn: psycopg.Connection[Any], side: str) -> tuple[int, int]:
@@ -192,16 +198,3 @@ def history(
 
 def _plain(values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(values)
-
-
-def story(connections: Mapping[str, psycopg.Connection[Any]], name: str, link: str) -> list[str]:
-    """Everything that both histories say of one thing, a line each."""
-    pair, lines = ENTITIES[name], []
-    for side, conn in connections.items():
-        links = crosswalk(conn, side)
-        for key, versions in history(conn, side, name, pair, links).items():
-            if links.get((name, key)) == link:
-                for version in versions:
-                    who = "concord" if version.ours else "application"
-                    lines.append(f"{side}:{key} #{version.number} {who} {version.op} {version.values}")
-    return lines
