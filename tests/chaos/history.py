@@ -11,7 +11,6 @@ One line each, in the order of the clock; of a row or a record that was told bef
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ from psycopg.rows import dict_row
 
 from schemas import topics
 from schemas.errors import ConcordError
-from schemas.registry import EmbeddedRegistry
+from schemas.registry import EmbeddedRegistry, Registry
 from schemas.serde import Codec
 from tests.chaos.truth import TABLES
 
@@ -60,7 +59,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
+class Record:
     topic: str
     partition: int
     offset: int
@@ -69,23 +68,59 @@ class _Record:
     value: bytes | None
 
 
+def told_by(
+    databases: Mapping[str, psycopg.Connection[Any]], bootstrap: str, folder: Path, sentences: Iterable[str]
+) -> dict[str, list[str]]:
+    """The histories of the things that the referee's sentences are about. The servers must be up."""
+    settings = {"bootstrap.servers": bootstrap, "log_level": 0}
+    registry = EmbeddedRegistry(settings)
+    try:
+        histories = Histories(databases, read_all(settings), registry, folder)
+        return {sentence: histories.of_sentence(sentence) for sentence in sentences}
+    finally:
+        registry.close()
+
+
+def read_all(settings: Mapping[str, Any]) -> Iterator[Record]:
+    """Every record of the pipeline's topics, up to their present ends."""
+    consumer = Consumer({**settings, "group.id": "chaos-history", "enable.auto.commit": False})
+    starts = tuple(f"{kind}." for kind in (*TABLES, "links", "claims", "changes", "golden", "conflicts", "dead"))
+    try:
+        left: dict[tuple[str, int], int] = {}
+        for topic, told in consumer.list_topics(timeout=READ_SECONDS).topics.items():
+            for partition in told.partitions if topic.startswith(starts) else ():
+                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=READ_SECONDS)
+                if high > low:
+                    left[topic, partition] = high
+        consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in left])
+        while left:
+            messages = consumer.consume(1000, READ_SECONDS)
+            if not messages:
+                return  # the rest cannot be read: a history with a hole is better than none
+            for message in messages:
+                if message.error() is None:
+                    topic, partition, offset = message.topic() or "", message.partition() or 0, message.offset() or 0
+                    yield Record(topic, partition, offset, message.timestamp()[1] / 1000, _bytes(message.key()), _bytes(message.value()))
+            for at in [at for at, high in left.items() if _position(consumer, at) >= high]:
+                del left[at]
+    finally:
+        consumer.close()
+
+
 class Histories:
-    """Reads all topics once and tells of any thing. The servers must be up. Close it."""
+    """Tells of any thing what all topics, both databases and the logs in `folder` say of it."""
 
-    def __init__(self, databases: Mapping[str, psycopg.Connection[Any]], bootstrap: str, folder: Path) -> None:
+    def __init__(
+        self, databases: Mapping[str, psycopg.Connection[Any]], records: Iterable[Record], registry: Registry, folder: Path
+    ) -> None:
         self._databases, self._folder = databases, folder
-        self._settings = {"bootstrap.servers": bootstrap, "log_level": 0}
-        self._registry = EmbeddedRegistry(self._settings)
-        self._codec = Codec(self._registry)
+        self._codec = Codec(registry)
         self._keys: dict[bytes, str] = {}  # raw key of a captured record → the row's key
-        self._by_key: dict[tuple[str, str], list[_Record]] = {}  # (topic, key as text) → its records
-        self._claims: dict[Row, list[_Record]] = {}
-        self._letters: list[_Record] = []
-        for record in self._read():
+        self._by_key: dict[tuple[str, str], list[Record]] = {}  # (topic, key as text) → its records
+        self._claims: dict[Row, list[Record]] = {}
+        self._letters: list[Record] = []
+        for record in records:
             self._file(record)
-
-    def close(self) -> None:
-        self._registry.close()
 
     def of_sentence(self, sentence: str) -> list[str]:
         """Of the thing that the referee's sentence is about: an entity's name, then a row or a link."""
@@ -109,35 +144,9 @@ class Histories:
             *self._kept(entity, link),
         ]
 
-    # ---- reading ------------------------------------------------------------------------------------------------------------
+    # ---- filing ------------------------------------------------------------------------------------------------------------
 
-    def _read(self) -> Iterator[_Record]:
-        consumer = Consumer({**self._settings, "group.id": "chaos-history", "enable.auto.commit": False})
-        starts = ("crm.", "erp.", "links.", "claims.", "changes.", "golden.", "conflicts.", "dead.")
-        try:
-            left: dict[tuple[str, int], int] = {}
-            for topic, told in consumer.list_topics(timeout=READ_SECONDS).topics.items():
-                for partition in told.partitions if topic.startswith(starts) else ():
-                    low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=READ_SECONDS)
-                    if high > low:
-                        left[topic, partition] = high
-            consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in left])
-            done = threading.Event()
-            while left and not done.is_set():
-                messages = consumer.consume(5000, READ_SECONDS)
-                if not messages:
-                    done.set()  # the rest cannot be read: a history with a hole is better than none
-                for message in messages:
-                    topic, partition, offset = message.topic() or "", message.partition() or 0, message.offset() or 0
-                    if message.error() is None:
-                        key, value = message.key(), message.value()
-                        yield _Record(topic, partition, offset, message.timestamp()[1] / 1000, _bytes(key), _bytes(value))
-                for at in [at for at, high in left.items() if _position(consumer, at) >= high]:
-                    del left[at]
-        finally:
-            consumer.close()
-
-    def _file(self, record: _Record) -> None:
+    def _file(self, record: Record) -> None:
         kind, _, name = record.topic.partition(".")
         if kind in TABLES:
             key = self._row_key(record.key)
@@ -280,7 +289,7 @@ def _json(data: bytes | None) -> dict[str, Any]:
     return told if isinstance(told, dict) else {"value": told}
 
 
-def _place(record: _Record) -> str:
+def _place(record: Record) -> str:
     return f"{record.topic}/{record.partition}@{record.offset}"
 
 

@@ -35,9 +35,8 @@ from rich.console import Console
 from console.parts import read_json
 from examples.drive import HOME, ROOT, STOP_SECONDS, Application, Concord, DemoError, say, stop
 from examples.reference import load
-from tests.chaos import truth
+from tests.chaos import history, truth
 from tests.chaos.faults import SYSTEMS, Fault, Kind, drawn
-from tests.chaos.history import Histories
 from tests.chaos.proxy import Proxy
 from tests.chaos.servers import Servers
 from tests.chaos.watch import Watch
@@ -486,10 +485,7 @@ class Run:
         wrong = list(verdict.wrong())[:HISTORIES]
         if not wrong:
             return {}
-        stories: dict[str, list[str]] = {}
-        with contextlib.closing(Histories(databases, f"127.0.0.1:{self.servers.ports['kafka']}", self.folder)) as histories:
-            for sentence in wrong:
-                stories[sentence] = histories.of_sentence(sentence)
+        stories = history.told_by(databases, f"127.0.0.1:{self.servers.ports['kafka']}", self.folder, wrong)
         text = "\n\n".join("\n".join((f"✗ {sentence}", *lines)) for sentence, lines in stories.items())
         (self.folder / "history.txt").write_text(text + "\n", "utf-8")
         return stories

@@ -9,13 +9,18 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
+import orjson
 import psycopg
 import pytest
 
 from examples.reference import load
+from schemas.registry import MemoryRegistry
+from schemas.serde import Codec
 from tests.chaos import truth
 from tests.chaos.faults import Kind, drawn
+from tests.chaos.history import Histories, Record
 from tests.chaos.proxy import Proxy
 
 
@@ -184,3 +189,50 @@ def test_a_thing_that_we_inserted_twice_is_doubled(sides: Sides) -> None:
     )
     erp.execute("INSERT INTO concord.key VALUES ('customer', 'erp', '2', 'crm:x'), ('customer', 'erp', '3', 'crm:x')")
     assert truth.judge(crm, erp).doubled
+
+
+# ---- the history -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_history_has_both_logs_all_topics_and_what_is_kept(sides: Sides, tmp_path: Path) -> None:
+    crm, erp = sides
+    key = "00000000-0000-0000-0000-000000000001"
+    crm.execute("UPDATE account SET name = 'Acme Ltd'")
+    crm.commit()
+    ours(erp, "erp", "UPDATE business_partner SET legal_name = 'Acme Ltd'")
+    for conn in sides:
+        for table in ("link", "parked", "dead_letter"):
+            conn.execute(f"CREATE TABLE concord.{table} (entity text, link text)".encode())
+    crm.execute("INSERT INTO concord.parked VALUES ('customer', 'crm:x')")
+    registry = MemoryRegistry()
+    codec = Codec(registry)
+    keyed = codec.encoder("key", {"type": "record", "name": "Key", "fields": [{"name": "id", "type": "string"}]})
+    valued = codec.encoder("value", {"type": "record", "name": "Envelope", "fields": [{"name": "op", "type": "string"}]})
+    letter = codec.encoder(
+        "dead", {"type": "record", "name": "Dead", "fields": [{"name": name, "type": "string"} for name in ("entity", "link", "error")]}
+    )
+    (tmp_path / "faults.log").write_text("00:00:01 SIGKILL of Kafka (kafka)\n")
+    (tmp_path / "concord.log").write_text(
+        '{"ts": "2020-01-01T00:00:00Z", "part": "source-crm", "level": "ERROR", "message": "slot lost"}\n'
+    )
+    records = [
+        Record("crm.public.account", 0, 7, 1e9, keyed({"id": key}), valued({"op": "u"})),
+        Record("claims.customer", 0, 1, 1e9, b"DE1", orjson.dumps({"system": "crm", "key": key, "op": "claim"})),
+        Record("links.crm.public.account", 0, 2, 1e9, key.encode(), b'{"link": "crm:x"}'),
+        Record("changes.customer", 0, 3, 1e9, b"crm:x", b'{"system": "crm", "values": {"name": "Acme"}}'),
+        Record("changes.customer", 0, 4, 2e9, b"crm:x", b'{"system": "crm", "values": {"name": "Acme Ltd"}}'),
+        Record("golden.customer", 0, 5, 2e9, b"crm:x", valued({"op": "golden"})),
+        Record("dead.erp", 0, 6, 2e9, None, letter({"entity": "customer", "link": "crm:x", "error": "no such column"})),
+        Record("changes.customer", 0, 9, 2e9, b"crm:another", b"{}"),
+    ]
+    histories = Histories({"crm": crm, "erp": erp}, records, registry, tmp_path)
+    lines = histories.of_sentence(f"customer crm:{key} erp:1: name 'a' / 'b'")
+    for wanted in (
+        f"crm row {key}: #2", "application u | name=Acme Ltd", "erp row 1: #2", "concord u | legal_name=Acme Ltd",
+        "crm.public.account/0@7", "claims.customer/0@1", "links.crm.public.account/0@2",
+        "changes.customer/0@4 crm: change system=crm | name=Acme Ltd",
+        "golden.customer/0@5", "no such column", "SIGKILL of Kafka", "ERROR slot lost", "crm concord.parked: entity=customer",
+    ):  # fmt: skip
+        assert any(wanted in line for line in lines), (wanted, lines)
+    assert not any("@9" in line for line in lines)
+    assert histories.of_sentence("crm: 3 more writes of ours after everything had settled") == []
