@@ -17,6 +17,7 @@ import re
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 
@@ -33,6 +34,11 @@ QUIET = {
     "asyncio": logging.WARNING,
 }
 QUIET_WHEN_DEBUGGING = {"aiokafka": logging.INFO, "faust": logging.INFO, "mode": logging.INFO, "asyncio": logging.INFO}
+
+REPEAT_SECONDS = 10.0  # a library that says the same thing over and over, with other numbers in it, is heard once in so long
+KEPT_REPEATS = 500
+LIBRARIES = (*QUIET, "confluent_kafka")
+LIBRDKAFKA = "%s [%s] %s"  # how confluent-kafka passes on librdkafka's lines, through whatever logger it was given
 
 _SECRETS = (
     (re.compile(r"(password['\"]?\s*[=:]\s*)('(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s,&'\"}]+)", re.IGNORECASE), r"\1***"),
@@ -66,6 +72,34 @@ def _without_rows(error: BaseException) -> str:
         said = first_line(one) if isinstance(one, psycopg.Error) else str(one)
         lines.append(f"{type(one).__module__}.{type(one).__qualname__}: {said}\n")
     return without_secrets("".join(lines).rstrip())
+
+
+class Repeats(logging.Filter):
+    """Lets a line of a library through once in REPEAT_SECONDS; the next one of its kind then says how many were held back.
+
+    Without Kafka, aiokafka and librdkafka say so some hundred times a second, in one process. Our own lines always come through.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._kinds: dict[tuple[str, int, str], tuple[float, int]] = {}  # → (when one came through, how many were held back since)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] not in LIBRARIES and record.msg != LIBRDKAFKA:
+            return True
+        kind = (record.name, record.levelno, re.sub(r"\d+", "#", record.getMessage()))
+        now = self._clock()
+        since, held = self._kinds.get(kind, (None, 0))
+        if since is not None and now - since < REPEAT_SECONDS:
+            self._kinds[kind] = (since, held + 1)
+            return False
+        if len(self._kinds) >= KEPT_REPEATS:
+            self._kinds.clear()
+        self._kinds[kind] = (now, 0)
+        if held and since is not None:
+            record.msg, record.args = f"{record.getMessage()} ({held} more like it in {now - since:.0f} s)", ()
+        return True
 
 
 class _Formatter(logging.Formatter):
@@ -114,6 +148,7 @@ def set_up(part: str = "concord", *, debug: bool = False, quiet: bool = False) -
     """Sends everything logged in this process to stderr; `quiet` for commands whose answer is what matters: warnings and worse only."""
     wanted = os.environ.get(FORMAT_VARIABLE) or ("lines" if sys.stderr.isatty() else "json")
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Repeats())
     handler.setFormatter(Lines(part) if wanted == "lines" else Json(part))
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -32,6 +32,7 @@ from schemas.errors import Refused, Retriable, SchemaError, UnknownSchema
 from schemas.topics import SCHEMAS
 
 logger = logging.getLogger(__name__)
+_library = logging.getLogger("kafka.registry")  # librdkafka's own lines
 
 MISS_SECONDS = 2.0  # how long a look-up waits for a schema that its writer may just be registering
 FORGIVE_SECONDS = 30.0  # an id that was not there is not waited for again so soon: garbage must not cost two seconds a record
@@ -220,14 +221,15 @@ class EmbeddedRegistry:
                 "auto.offset.reset": "earliest",
                 "enable.partition.eof": True,
                 "fetch.wait.max.ms": 100,
-            }
+            },
+            logger=_library,
         )
         reader.assign([TopicPartition(self._topic, 0, 0)])
         self._reader = reader
         return reader
 
     def _create_topic(self) -> None:
-        admin = AdminClient(dict(self._settings))
+        admin = AdminClient(dict(self._settings), logger=_library)
         topic = NewTopic(self._topic, num_partitions=1, replication_factor=self._replication, config={"cleanup.policy": "compact"})
         try:
             admin.create_topics([topic], request_timeout=REGISTER_SECONDS)[self._topic].result()
@@ -253,7 +255,7 @@ class EmbeddedRegistry:
 
     def _write(self, schema_id: int, record: bytes) -> None:
         outcome: list[KafkaError | None] = []
-        producer = Producer({**self._settings, "acks": "all", "enable.idempotence": True, "linger.ms": 0})
+        producer = Producer({**self._settings, "acks": "all", "enable.idempotence": True, "linger.ms": 0}, logger=_library)
         producer.produce(self._topic, record, str(schema_id), on_delivery=lambda error, _: outcome.append(error))
         producer.flush(REGISTER_SECONDS)
         if not outcome or outcome[0] is not None:
