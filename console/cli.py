@@ -544,6 +544,70 @@ def snapshot(
     return OK if found.state is asking.State.DONE or not wait else NOT_OK
 
 
+@command(cli, "replay", report=True)
+@click.argument("system")
+@click.option("--from", "start", required=True, metavar="OFFSET|TIME", help="Where to begin; see above.")
+@click.option("--table", "tables", multiple=True, help="Only this table's events; may be given again.")
+@click.option("--anyway", is_flag=True, help="Replay what is there where the topics do not reach back so far.")
+@click.option("--by", help="Who asks for it, for the log.  [default: you]")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until all has been read again.")
+def replay(
+    file: Path,
+    debug: bool,
+    as_json: bool,
+    system: str,
+    start: str,
+    tables: tuple[str, ...],
+    anyway: bool,
+    by: str | None,
+    wait: bool,
+) -> int:
+    """Read a system's events again, from an offset or a time, while everything runs.
+
+    Heals what was lost of Concord's own: rows of the schema concord, state of the streams, golden records, and what follows from them in
+    the systems. Nothing becomes older by it: an event that is known changes nothing, and a newer value stays. After a loss of the streams'
+    whole state, replay every system.
+
+    \b
+    --from earliest                        everything that Kafka still has
+    --from 2h, --from 3d                   what was captured since then
+    --from 2026-03-01T12:00+01:00          the same; without a zone it is UTC
+    --from 4711                            from this offset on, in every partition
+    --from crm.public.account@1/4711       in this partition alone, as dead letters and logs name records
+
+    \b
+      concord replay crm --from 2h
+      concord replay erp --from earliest --table partner --no-wait
+
+    Topics keep seven days. Where they do not reach back far enough it says so and does nothing (exit status 1): `concord snapshot` reads
+    the rows as they are now.
+    """
+    from datetime import UTC, datetime
+
+    from console import decide, wiring
+    from console import replay as replaying
+    from console.kafka import Cluster
+
+    config = wiring.open_config(file)
+    _a_system(config, system, file, "SYSTEM")
+    cluster = Cluster(config.kafka)
+    plan = replaying.planned(config, cluster, system, replaying.start_of(start, datetime.now(UTC)), tables)
+    if plan.short and not anyway:
+        say_json(replaying.to_json(plan, "refused")) if as_json else screen().print(plan.complaint(), markup=False)
+        return NOT_OK
+    if not as_json:
+        replaying.show_plan(plan, screen())
+    told = replaying.command(cluster, config, plan, by or decide.oneself())
+    progress = replaying.Progress("asked", 0)
+    if wait and (as_json or not sys.stderr.isatty()):
+        progress = replaying.follow(cluster, config, plan, told)
+    elif wait:
+        with Console(stderr=True).status("") as line:
+            progress = replaying.follow(cluster, config, plan, told, lambda one: line.update(replaying.sentence(plan, one)))
+    say_json(replaying.to_json(plan, progress.state)) if as_json else click.echo(replaying.sentence(plan, progress))
+    return OK if progress.state in ("done", "asked") else NOT_OK
+
+
 @cli.group("dead")
 def dead() -> None:
     """What could not be applied as it is, and why.

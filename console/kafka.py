@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec  # confluent_kafka.admin has these two, but does not say so to type checkers
 from confluent_kafka.cimpl import NewTopic
 
@@ -109,6 +111,22 @@ class Cluster:
         low = self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         high = self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         return {partition: (low[partition], high[partition]) for partition in partitions}
+
+    def since(self, ends: Mapping[Partition, tuple[int, int]], when: datetime) -> dict[Partition, int]:
+        """The first record of each partition that was written at `when` or later; its end, if there is none."""
+        spec = OffsetSpec.for_timestamp(int(when.timestamp() * 1000))
+        found = self._offsets(list(ends), spec)
+        return {at: found[at] if found[at] >= 0 else high for at, (_, high) in ends.items()}
+
+    def kept(self, topic: str) -> timedelta | None:
+        """For how long records of a topic are kept at least; None when its size may cut that short."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+        with translated(f"asking how topic {topic} is kept"):
+            told = _answer(self._admin.describe_configs([resource], request_timeout=ANSWER_SECONDS)[resource])
+        if int(told["retention.bytes"].value or -1) >= 0:
+            return None
+        milliseconds = int(told["retention.ms"].value or -1)
+        return timedelta.max if milliseconds < 0 else timedelta(milliseconds=milliseconds)
 
     def _offsets(self, partitions: Sequence[Partition], spec: OffsetSpec) -> dict[Partition, int]:
         if not partitions:

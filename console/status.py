@@ -54,7 +54,7 @@ Ends = Mapping[Partition, tuple[int, int]]
 
 def stream_topics(config: Config) -> dict[str, set[str]]:
     """Topics that the streams read → the entities they are of."""
-    found: dict[str, set[str]] = {}
+    found: dict[str, set[str]] = {topics.replays(config.name): set()}
     for name, entity in config.entities.items():
         for system, binding in entity.bindings.items():
             for table in (binding.table, *(part.table for part in binding.parts.values())):

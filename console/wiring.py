@@ -124,7 +124,7 @@ def open_pipeline(config: Config, remembered: Path | None = None) -> Pipeline:
 def topics_of(config: Config) -> list[Topic]:
     """Every topic that the pipeline needs, as it must be. One partition count for all: they are co-partitioned."""
     count = config.kafka.partitions
-    wanted = []
+    wanted = [topics.retained(topics.replays(config.name), count, RECORD_DAYS)]
     for system in config.systems:
         for schema, table in table_names(config, system):
             wanted.append(topics.retained(topics.captured(system, schema, table), count, REPLAY_DAYS))

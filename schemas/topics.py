@@ -37,6 +37,11 @@ def joined_links(system: str, entity: str) -> str:
     return f"links.{system}.{entity}"
 
 
+def replays(pipeline: str) -> str:
+    """What operators ask the streams to read again, each in the partition that is meant. Named after the pipeline, like its groups."""
+    return f"{pipeline}.replays"
+
+
 def claims(entity: str) -> str:
     return f"claims.{entity}"
 

@@ -2,6 +2,7 @@
 
     intake (per captured table) ⇄ identify (per entity with a match value) ; intake ──▶ merge (per entity)
               └──▶ join (per binding with parts) ⇄ identify                  ; join   ──▶ merge
+    replays: an operator's wish to read captured topics again
 
 Importing this starts nothing; `create_app` gives each caller an app of its own.
 """
@@ -29,6 +30,7 @@ from streams.join import Join
 from streams.letters import DeadLetters
 from streams.merge import Merge
 from streams.metrics import PART
+from streams.replays import Replays
 from streams.transport import ChunkApp, run_worker
 
 logger = logging.getLogger(__name__)
@@ -65,8 +67,15 @@ def create_app(pipeline: Pipeline, registry: Registry, *, worker: int = 0, **set
             **settings,
         },
     )
-    codec, crosswalk = Codec(registry), Crosswalk(pipeline)
-    app.crosswalk = crosswalk
+    app.crosswalk = Crosswalk(pipeline)
+    intakes = add_agents(app, pipeline, Codec(registry), app.crosswalk)
+    Replays(app, pipeline)
+    _report_lag(app, intakes)
+    return app
+
+
+def add_agents(app: ChunkApp, pipeline: Pipeline, codec: Codec, crosswalk: Crosswalk) -> list[Intake]:
+    """The agents that changes go through. `app` may be a rehearsal's (`streams.rehearsal`)."""
     letters = DeadLetters(app, pipeline, codec)
     app.on_poison = letters.poison
     intakes = [
@@ -82,8 +91,7 @@ def create_app(pipeline: Pipeline, registry: Registry, *, worker: int = 0, **set
         if entity.match_on:
             Identify(app, pipeline, entity, codec, letters)
         Merge(app, pipeline, entity, codec, crosswalk, letters)
-    _report_lag(app, intakes)
-    return app
+    return intakes
 
 
 def run_streams(

@@ -247,6 +247,13 @@ class Ledger:
         self.next[tp] = offset
         self.rewind.add(tp)
 
+    def start_again(self, tp: TP, offset: int) -> None:
+        """Hand out again from an older offset on, which is what may be committed from now on."""
+        self.failed.pop(tp, None)  # its retry is for records that will come anew
+        self._full.discard(tp)
+        self.go_back(tp, offset)
+        self.done[tp] = offset
+
     def drop_waiting(self) -> None:
         """Take back every chunk that nobody has begun."""
         for tp, queue in self.inflight.items():

@@ -63,7 +63,7 @@ _POSITION = 32  # characters of a row's position
 
 _MISSING: Any = object()
 _NO_ROW: Row = ("", 0, False, {}, {}, ())
-_NO_REPLICA: dict[str, Any] = {"seen": (), "rows": {}}
+NO_REPLICA: dict[str, Any] = {"seen": (), "rows": {}}
 _NO_PARTS: Mapping[str, Any] = {}
 _NO_FIELDS: frozenset[str] = frozenset()
 _NOTHING: ThingState = {"fields": {}, "exists": None, "replicas": {}}
@@ -97,6 +97,10 @@ class Rules:
     # same(system, field, golden value, value held there): equal in that system's own representation? Equal values never need asking.
     same: Callable[[str, str, Canonical, Canonical], bool] = equal
 
+    def remembered(self, system: str) -> frozenset[str]:
+        """Fields of which is kept what a system was told of them, until it comes back."""
+        return self.shared.get(system, _NO_FIELDS) | self.revealed.get(system, _NO_FIELDS)
+
 
 class End(Enum):
     """What became of a change."""
@@ -121,7 +125,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     system, key, position = change.system, change.key, change.position
     before = state or _NOTHING
     fields, exists = before["fields"], before["exists"]
-    replica = before["replicas"].get(system, _NO_REPLICA)
+    replica = before["replicas"].get(system, NO_REPLICA)
     rows: Mapping[str, Row] = replica["rows"]
     held = rows.get(key, _NO_ROW)
     moved = held is _NO_ROW and change.was is not None and change.was in rows
@@ -209,14 +213,14 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     record = None
     after_it: ThingState = {"fields": fields, "exists": exists, "replicas": replicas}
     if fields and exists is not None:
-        here = {name: _current(each["rows"]) for name, each in replicas.items() if each["rows"]}
-        targets = _targets(fields, exists[0], here, rules)  # level
+        here = {name: current_row(each["rows"]) for name, each in replicas.items() if each["rows"]}
+        targets = targets_of(fields, exists[0], here, rules)  # level
         for target in targets:
-            if remembered := rules.shared.get(target, _NO_FIELDS) | rules.revealed.get(target, _NO_FIELDS):
-                replicas[target] = _with_told(replicas.get(target, _NO_REPLICA), fields, remembered)
+            if remembered := rules.remembered(target):
+                replicas[target] = with_told(replicas.get(target, NO_REPLICA), fields, remembered)
         news = key not in rows or _told_differently(before, fields, exists)
         if targets or news:
-            record = _record(link, rules.entity, after_it, here, targets, change)
+            record = golden_record(link, rules.entity, after_it, here, targets, change)
     edited_something = End.EDIT if won else End.SUPERSEDED
     nothing = End.ECHO if echo else End.UNCHANGED
     end = edited_something if edits or deleted or back else nothing
@@ -357,7 +361,7 @@ def _is_ours(
     return standing is None or says_nothing or standing[0] == value or rules.same(system, name, standing[0], value), told
 
 
-def _with_told(replica: Mapping[str, Any], fields: Mapping[str, Entry], shared: frozenset[str]) -> dict[str, Any]:
+def with_told(replica: Mapping[str, Any], fields: Mapping[str, Entry], shared: frozenset[str]) -> dict[str, Any]:
     """What a target is told of its shared fields now."""
     told = dict(replica.get("told", _NO_PARTS))
     for name in shared:
@@ -413,7 +417,7 @@ def _forget_gone_rows(rows: dict[str, Row]) -> dict[str, Row]:
     return rows
 
 
-def _current(rows: Mapping[str, Row]) -> tuple[str, Row]:
+def current_row(rows: Mapping[str, Row]) -> tuple[str, Row]:
     """A system's row of the thing: the live one with the highest position, else the one that was there last."""
     if len(rows) == 1:
         return next(iter(rows.items()))
@@ -462,7 +466,7 @@ def _seen_since(seen: Sequence[Sequence[Any]], rows: Mapping[str, Row]) -> Seque
 # ---- who differs -----------------------------------------------------------------------------------------------------------------------
 
 
-def _targets(fields: Mapping[str, Entry], alive: bool, here: Mapping[str, tuple[str, Row]], rules: Rules) -> tuple[str, ...]:
+def targets_of(fields: Mapping[str, Entry], alive: bool, here: Mapping[str, tuple[str, Row]], rules: Rules) -> tuple[str, ...]:
     """The systems whose row is not what it should be."""
     return tuple(
         system for system in rules.systems if rules.written.get(system) and _differs(system, fields, alive, here.get(system), rules)
@@ -508,7 +512,7 @@ def _told_differently(before: ThingState, fields: Mapping[str, Entry], exists: E
     return was is not fields and any(was[name][0] != entry[0] for name, entry in fields.items())
 
 
-def _record(
+def golden_record(
     link: str, entity: str, state: ThingState, here: Mapping[str, tuple[str, Row]], targets: tuple[str, ...], change: Change
 ) -> GoldenRecord:
     fields, exists = state["fields"], state["exists"]

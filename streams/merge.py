@@ -6,6 +6,7 @@ changes.<entity> ──▶ fold (`streams.fold`) ──▶ golden.<entity>      
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -24,8 +25,11 @@ from streams.crosswalk import Crosswalk
 from streams.fold import End, Folded, ThingState, fold
 from streams.letters import DeadLetters, named
 from streams.metrics import PART, Ends, count
+from streams.restated import restated
 from streams.rules import rules_of
 from streams.transport import Chunk, ChunkApp, ChunkTable, Output, Record
+
+logger = logging.getLogger(__name__)
 
 _POSITION = re.compile(r"[0-9A-F]{32}(,[0-9A-F]*)*")
 _AT = re.compile(r"([0-9A-F]{32})?")
@@ -52,9 +56,12 @@ class Merge:
             changes = list(self._read(chunk, outputs, ends))
             if self._entity.refs:
                 await self._crosswalk.learn(self._references(changes))
+            again: dict[str, Change] = {}  # things of which something old was read again
             for record, link, change in changes:
                 state = self._table.get(link)
                 done = fold(link, state, change, self._rules)
+                if state is not None and done.state is state and done.end is End.SUPERSEDED:
+                    again[link] = change
                 try:
                     outputs.extend(self._outputs(done))
                 except SchemaError as error:
@@ -68,10 +75,23 @@ class Merge:
                     ends[change.system, self._entity.name, _ENDS[done.end]] += 1
                 elif done.record is None or not done.record.targets:
                     ends[change.system, self._entity.name, State.APPLIED] += 1  # nobody else has to hold it
+            for link, change in again.items():
+                self._tell_again(link, change, outputs)
             await self._app.deliver(outputs)  # I9: before the table's changes
             count(ends)
             for rule, number in rules.items():
                 CONFLICTS.labels(self._entity.name, rule).inc(number)
+
+    def _tell_again(self, link: str, change: Change, outputs: list[Output]) -> None:
+        state = self._table[link]
+        told = restated(link, state, change, self._rules)
+        try:
+            outputs.extend(self._outputs(told))
+        except SchemaError as error:
+            logger.debug("%s of %s cannot be told again: %s", link, self._entity.name, error)  # it is a dead letter since it was told first
+            return
+        if told.state is not state:
+            self._table[link] = cast(ThingState, told.state)
 
     def _read(self, chunk: Chunk, outputs: list[Output], ends: Ends) -> Iterator[tuple[Record, str, Change]]:
         for record in chunk:

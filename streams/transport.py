@@ -44,7 +44,7 @@ from aiokafka.errors import ConsumerStoppedError, KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from schemas.errors import ConcordError, MappingError, SchemaError
+from schemas.errors import ConcordError, MappingError, Retriable, SchemaError
 from streams.chunks import FAUST_LOGGER, Chunk, Forgotten, Ledger, current_chunk
 from streams.chunks_agent import ChunkAgent, Handler, Lane
 from streams.chunks_reader import Reader, Record
@@ -70,6 +70,7 @@ logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5  # a fetch that finds nothing returns after this; being fetched from keeps aiokafka in the group
 CAUGHT_UP_SECONDS = 0.1  # how often it is asked how far other workers are, and whether the chunk in hand is still ours
+REWIND_TRIES = 5  # a commit that comes to nothing, since the group changes: the new owner does it
 STOP_SECONDS = 2.0  # what chunks in work get to end in when the worker stops
 
 OnPoison = Callable[[str, Any, Exception], Awaitable[None]]
@@ -265,6 +266,30 @@ class Consumer(driver.Consumer):
                     await self.commit_and_end_transactions()
         except TimeoutError:
             logger.warning("offsets not committed within %.0f s: the last chunks come again", limit)
+
+    async def rewind(self, tp: TP, offset: int) -> bool:
+        """Read a partition again from an older offset on. When it returns, a worker that takes over begins there, too; False: it stands
+        there, or before.
+
+        Raises Retriable when the partition is not read here now.
+        """
+        while self._commit_fut is not None:  # what is being committed is of before
+            await self.maybe_wait_for_commit_to_finish()
+        ledger = self.ledger
+        position = ledger.position(tp)
+        if tp not in self.stream_partitions() or tp not in ledger.next or position is None:
+            raise Retriable(f"{tp.topic}/{tp.partition} is not read by this worker now")
+        if offset >= position:
+            return False
+        ledger.start_again(tp, offset)
+        self._committed_offset.pop(tp, None)  # else nothing lower is ever committed
+        self.nudge()
+        for _ in range(REWIND_TRIES):
+            await self.commit({tp})
+            committed = (await self._thread.call(self._thread.committed([tp])))[tp]
+            if committed <= ledger.done.get(tp, offset):
+                return True
+        raise Retriable(f"{tp.topic}/{tp.partition}: offset {offset} could not be committed")
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Any:
         tps = self.ledger.inflight.keys() | self.ledger.done.keys()
@@ -500,6 +525,12 @@ class ChunkApp(faust.App):
         chunk.changes = {}
         for table in tables:
             table.flushed(chunk.partition, delivered[table.changelog_topic_name, chunk.partition])
+
+    async def rewind(self, topic: str, partition: int, offset: int) -> bool:
+        """Read a topic's partition again from an older offset on; see `Consumer.rewind`. Raises UnfitTopics for one that no agent reads."""
+        if topic not in self._agents_by_topic:
+            raise UnfitTopics(f"topic {topic!r} is read by no agent")
+        return await cast("Consumer", self.consumer).rewind(TP(topic, partition), offset)
 
     def lane(self, tp: TP) -> Lane:
         return self._agents_by_topic[tp.topic].lane(tp.partition)

@@ -50,6 +50,7 @@ def test_every_report_has_json() -> None:
         "status",
         "verify",
         "snapshot",
+        "replay",
         "dead list",
         "dead show",
         "dead retry",

@@ -164,3 +164,46 @@ def test_letters_that_are_not_named_are_not_touched(pipeline: RunningPipeline) -
     done = pipeline.concord("dead", "retry", "erp:4711", expect=1)
     assert became(done) == {"erp:4711": "gone"}
     assert pipeline.concord("dead", "retry", "--all")["letters"] == []
+
+
+# --- replay -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_replay_heals_what_was_lost_of_ours_and_makes_nothing_older(pipeline: RunningPipeline) -> None:
+    accounts = [an_account(pipeline, name=f"Tampered {number}") for number in range(12)]
+    pipeline.settle()
+    pipeline.do("crm", "UPDATE account SET name = 'Newer' WHERE id = %s", accounts[0])
+    pipeline.settle()
+    links = [f"crm:{account}" for account in accounts]
+    before = [pipeline.rows(system, "SELECT * FROM concord.key WHERE link = ANY(%s) ORDER BY 1, 2, 3", links) for system in ("crm", "erp")]
+    numbers = pipeline.rows("erp", "SELECT id, number, legal_name FROM partner ORDER BY id")
+    for system in ("crm", "erp"):
+        pipeline.do(system, "DELETE FROM concord.key WHERE link = ANY(%s)", links)
+        pipeline.do(system, "DELETE FROM concord.link WHERE link = ANY(%s)", links)
+    told = pipeline.concord("replay", "crm", "--from", "earliest")
+    assert told["state"] == "done"
+    assert told["records"] >= len(accounts)
+    pipeline.settle()
+    after = [pipeline.rows(system, "SELECT * FROM concord.key WHERE link = ANY(%s) ORDER BY 1, 2, 3", links) for system in ("crm", "erp")]
+    assert after == before
+    assert pipeline.one("erp", "SELECT count(*) FROM concord.link WHERE link = ANY(%s)", links) == len(accounts)
+    assert pipeline.rows("erp", "SELECT id, number, legal_name FROM partner ORDER BY id") == numbers
+    assert partner(pipeline, accounts[0]) == "Newer"
+    pipeline.verify()
+    pipeline.do("crm", "UPDATE account SET name = 'Newest' WHERE id = %s", accounts[1])
+    eventually(lambda: partner(pipeline, accounts[1]) == "Newest")
+
+
+def test_a_replay_that_topics_do_not_reach_back_for_says_so_and_does_nothing(pipeline: RunningPipeline) -> None:
+    an_account(pipeline)
+    pipeline.settle()
+    admin = AdminClient({"bootstrap.servers": pipeline.kafka})
+    for done in admin.delete_records([TopicPartition("crm.public.account", number, 1) for number in range(2)]).values():
+        done.result(10)
+    told = pipeline.concord("replay", "crm", "--from", "0", "--table", "account", expect=1)
+    assert told["state"] == "refused"
+    assert "concord snapshot crm public.account --vanished" in told["error"]
+    assert pipeline.concord("replay", "crm", "--from", "30d", expect=1)["state"] == "refused"
+    assert pipeline.concord("replay", "crm", "--from", "2h")["state"] == "done"
+    assert pipeline.concord("replay", "crm", "--from", "0", "--table", "account", "--anyway")["state"] == "done"
+    assert "expected" in pipeline.concord("replay", "crm", "--from", "yesterday", expect=2)["error"]
