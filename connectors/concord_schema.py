@@ -27,7 +27,7 @@ from psycopg import sql
 
 from connectors.postgres import no_role
 from connectors.source.snapshot import MIGRATION as SNAPSHOT
-from connectors.source.snapshot import REQUESTS
+from connectors.source.snapshot import LOSSES, REQUESTS
 from schemas.errors import UnfitDatabase
 
 LOCK = 0x434F4E43  # "CONC": pg_advisory_xact_lock of whoever migrates
@@ -131,7 +131,7 @@ BEGIN
 END $$;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, SNAPSHOT, REQUESTS, _DECISIONS, _MENDS)
+MIGRATIONS: tuple[str, ...] = (_FIRST, SNAPSHOT, REQUESTS, _DECISIONS, _MENDS, LOSSES)
 LATEST = len(MIGRATIONS)
 
 

@@ -877,6 +877,7 @@ class Applier:
                     ),
                 )
             )
+            steps += self._asks_for_vanished(there)
         unparked = [thing for thing in run.was_parked if thing not in run.parks]
         if unparked:
             steps.append((sql.DELETE_PARKED, ([entity for entity, _ in unparked], [link for _, link in unparked])))
@@ -895,6 +896,17 @@ class Applier:
                 )
             )
         return steps
+
+    def _asks_for_vanished(self, there: There) -> Iterator[Statement]:
+        """For rows of this system that we hear of here for the first time, without having seen them."""
+        keys: dict[str, list[str]] = {}
+        for (entity, system, key), (_, gone) in there.register.items():
+            if system == self._system and not gone and entity in self._tables and (entity, key) not in there.rows:
+                keys.setdefault(entity, []).append(key)
+        slot = self._pipeline.config.systems[self._system].slot
+        for entity in sorted(keys):
+            table = self._tables[entity]
+            yield table.ask_for_vanished(slot, [root_key(table.binding, key) for key in sorted(keys[entity])])
 
     def _mended(self, run: _Run) -> list[Thing]:
         """Things whose dead letter has been superseded by a record that went through."""

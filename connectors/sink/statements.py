@@ -17,11 +17,14 @@ from typing import Any
 
 from connectors.rows import FlatRows, cast_type, in_scope, linked, quoted, table_above, table_name
 from connectors.sink.part_rows import Rows
+from connectors.source.snapshot import ASKED_AGAIN, CHANNEL, NO_ROWS
 from schemas.catalog import Table
 from schemas.mapping import ROOT, Binding, Expr, FieldBinding, Part
 from schemas.mapping.likeness import Likeness
 
 Statement = tuple[str, tuple[Any, ...]]
+
+ON_THE_WAY = "7 days"  # how old an event can be that is still on its way to us: what Kafka keeps of the captured topics
 
 _OF_ITS_OWN = re.compile(r"nextval\(|gen_random_uuid\(")  # expressions that give another value each time they are asked
 
@@ -259,6 +262,28 @@ class EntityStatements:
             else "array_to_json(ARRAY[" + ", ".join(f"t.{quoted(column)}::text" for column in self._key) + "])::text"
         )
         return f"LEFT JOIN concord.key k ON k.entity = %s AND k.system = %s AND k.key = {key}"
+
+    # rows that are not there any more
+
+    def ask_for_vanished(self, slot: str, keys: Sequence[Sequence[str]]) -> Statement:
+        """Asks the source for deletes of linked rows that are not there, if one of these is not and the slot was lost not long ago: then
+        its delete may be among what nobody has read. Else the delete is on its way."""
+        text = self._texts.get(("vanished", ()))
+        if text is None:
+            arrays, names = _unnest((), range(len(self._key)))
+            text = f"""
+                WITH asked AS (
+                    INSERT INTO concord.snapshot AS s (pipeline, table_name, predicate, vanished)
+                    SELECT w.pipeline, w.table_name, '{NO_ROWS}', true FROM concord.snapshot w
+                    WHERE w.pipeline = %s AND w.table_name = %s AND w.predicate = ''
+                      AND w.lost_at > clock_timestamp() - interval '{ON_THE_WAY}' AND EXISTS (
+                        SELECT FROM unnest({arrays}) AS u({names})
+                        WHERE NOT EXISTS (SELECT FROM {self.flat.root} t WHERE {_on(self.binding.table, self._key)}))
+                    {ASKED_AGAIN} RETURNING s.pipeline)
+                SELECT pg_notify('{CHANNEL}', pipeline) FROM asked"""
+            self._texts["vanished", ()] = text
+        table = f"{self.binding.table.schema}.{self.binding.table.name}"
+        return text, (slot, table, *_columnwise(keys, len(self._key)))
 
     # deleting what hangs at a row
 

@@ -17,7 +17,9 @@ synchronous replication). So a chunk brings the transactions that were open for 
 before the low watermark, the chunk is read again.
 
 After a lost slot rows may have been deleted unseen. A table that was linked is then compared with `concord.key` of the same database: for a
-key that is there and not marked gone, and not in the table, a delete is sent, between two watermarks as well.
+key that is there and not marked gone, and not in the table, a delete is sent, between two watermarks as well. A row may have been born so
+shortly before the loss that `concord.key` does not name it yet: when the sink comes to write that name and the row is gone, it asks for the
+comparison once more (`EntityStatements.ask_for_vanished`).
 """
 
 from __future__ import annotations
@@ -83,7 +85,16 @@ ALTER TABLE concord.snapshot
     ADD COLUMN error text;                    -- why it could not be taken, once it is done all the same
 """
 
+# When the slot was lost and the table began to be read again because of it.
+LOSSES = "ALTER TABLE concord.snapshot ADD COLUMN lost_at timestamptz;"
+
 CHANNEL: Final = "concord_snapshot"  # NOTIFY: something was asked for
+
+# The same rows asked for again begin anew.
+ASKED_AGAIN: Final = """
+ON CONFLICT (pipeline, table_name, predicate) DO UPDATE SET last_key = NULL, done = false, rows = 0, id = DEFAULT, error = NULL,
+    vanished = excluded.vanished OR s.vanished, started_at = clock_timestamp(), finished_at = NULL"""
+NO_ROWS: Final = "false"  # the predicate of a request that is only about rows that vanished
 
 
 @dataclass(slots=True)
@@ -159,8 +170,9 @@ class SnapshotStore:
         """Every table from its beginning, and what vanished. What somebody has asked for besides begins anew too."""
         with translated("writing concord.snapshot"):
             self.conn.execute(
-                "UPDATE concord.snapshot SET last_key = NULL, rows = 0, id = DEFAULT, vanished = predicate = '', done = false, "
-                "started_at = clock_timestamp(), finished_at = NULL WHERE pipeline = %s AND (predicate = '' OR NOT done)",
+                "UPDATE concord.snapshot SET last_key = NULL, rows = 0, id = DEFAULT, vanished = predicate = '' OR vanished, done = false, "
+                "started_at = clock_timestamp(), finished_at = NULL, lost_at = CASE WHEN predicate = '' THEN clock_timestamp() END "
+                "WHERE pipeline = %s AND (predicate = '' OR NOT done)",
                 (self.slot,),
             )
 
@@ -171,10 +183,8 @@ class SnapshotStore:
         """
         with translated("writing concord.snapshot"), self.conn.transaction():
             row = self.conn.execute(
-                "INSERT INTO concord.snapshot AS s (pipeline, table_name, predicate, vanished) VALUES (%s, %s, %s, %s) "
-                "ON CONFLICT (pipeline, table_name, predicate) DO UPDATE SET last_key = NULL, done = false, rows = 0, id = DEFAULT, "
-                "error = NULL, vanished = excluded.vanished OR s.vanished, started_at = clock_timestamp(), finished_at = NULL "
-                "RETURNING id",
+                "INSERT INTO concord.snapshot AS s (pipeline, table_name, predicate, vanished) VALUES (%s, %s, %s, %s)"
+                f"{ASKED_AGAIN} RETURNING id",
                 (self.slot, f"{schema}.{table}", predicate, vanished),
             ).fetchone()
             self.conn.execute("SELECT pg_notify(%s, %s)", (CHANNEL, self.slot))

@@ -37,6 +37,7 @@ FINGERPRINTS = (  # of each migration, in order: one that has left this reposito
     "16db14ca413239ca",
     "b0af8ae6b9426824",
     "46bb0a4d53b8e522",
+    "aaed04ad1cbc355f",
 )
 CATALOG = """
 SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid), 'column'

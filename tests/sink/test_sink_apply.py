@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from connectors.concord_schema import LATEST, ensure
 from connectors.sink.metrics import SinkMetrics
+from connectors.source.snapshot import SnapshotStore
 from schemas.metrics import EVENTS, State
 from tests.sink.sink_world import World, a_version, later
 
@@ -130,3 +133,35 @@ def test_i10_nothing_outside_of_our_schema_is_altered(world: World) -> None:
     assert ensure(world.sql) == LATEST
     world.apply(world.applier(), world.customer("c1"), world.contact("k1", "c1"))
     assert catalog() == before
+
+
+# ---- rows that vanished while nobody read the log ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lost", "key", "asked"),
+    [
+        pytest.param(True, "4711", [("erp.partner", "false", True)], id="gone after a lost slot: maybe nobody read its delete"),
+        pytest.param(False, "4711", [], id="gone, and no slot was lost: the delete is on its way"),
+        pytest.param(True, None, [], id="there"),
+    ],
+)
+def test_a_row_that_is_gone_before_its_key_is_known_here_is_looked_for_after_a_lost_slot(
+    world: World, lost: bool, key: str | None, asked: list[object]
+) -> None:
+    applier = world.applier()
+    world.sql.execute("INSERT INTO erp.partner (legal_name, number, active, kind, written) VALUES ('Acme', 'P1', true, 'customer', now())")
+    store = SnapshotStore(world.sql, world.pipeline.config.systems[world.erp].slot)
+    store.add([("erp", "partner"), ("erp", "user")])
+    if lost:
+        store.read_all_again()
+    world.sql.execute("UPDATE concord.snapshot SET done = true")
+    key = key or str(world.rows("SELECT id FROM erp.partner")[0])
+    born_here = world.golden(f"{world.erp}:{key}", {"name": "Acme"}, targets=(), seen={"name": "Acme"})
+    world.apply(applier, born_here)
+    assert ("customer", "erp", key, f"erp:{key}", False) in world.crosswalk()
+    query = "SELECT table_name, predicate, vanished FROM concord.snapshot WHERE NOT done"
+    assert world.rows(query) == asked
+    world.sql.execute("UPDATE concord.snapshot SET done = true")
+    world.apply(applier, later(born_here, 200, name="Acme Ltd"))
+    assert world.rows(query) == [], "once is enough: its key is known now"
