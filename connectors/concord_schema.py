@@ -26,8 +26,8 @@ import psycopg
 from psycopg import sql
 
 from connectors.postgres import no_role
-from connectors.source.snapshot import MIGRATION as SNAPSHOT
 from connectors.source.snapshot import LOSSES, REQUESTS
+from connectors.source.snapshot import MIGRATION as SNAPSHOT
 from schemas.errors import UnfitDatabase
 
 LOCK = 0x434F4E43  # "CONC": pg_advisory_xact_lock of whoever migrates
