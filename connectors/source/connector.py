@@ -1,6 +1,6 @@
 """The source of one system: its log to Kafka.
 
-connect ─▶ publication, slot (SlotLost: say so, read everything again) ─▶ stream
+connect ─▶ publication, slot (SlotLost: say so, read everything again, `rereading.py`) ─▶ stream
   reader thread      receive → emitter → Kafka; when nothing is there: confirm what Kafka has (I1), wait
   snapshot thread    tables that are not read yet, chunk by chunk beside the stream (snapshot.py)
   caretaker thread   every heartbeat: a message into the log, the slot's health
@@ -35,6 +35,7 @@ from connectors.source.emitter import PREFIX, Emitter, When
 from connectors.source.pgoutput import Begin, Commit, Message, Origin, Relation, Truncate, decode
 from connectors.source.relations import DatabaseCatalog
 from connectors.source.replication import KEEPALIVE, PAYLOAD, STARTS, ReplicationStream, keepalive, open_stream
+from connectors.source.rereading import read_all, slot_and_snapshot
 from connectors.source.slot import create_slot, drop_slot, ensure_publication, slot_state, usable
 from connectors.source.snapshot import CHANNEL, Aborted, Chunk, SnapshotStore, Snapshotter, parse_watermark
 from schemas.dead import DEAD_SCHEMA, DeadLetter, Where
@@ -248,7 +249,7 @@ class Source:
             with translated("preparing the schema concord"):
                 concord_schema.ensure(conn, settings.role)
             store = SnapshotStore(conn, settings.slot)
-            self._prepare(conn, store)
+            lost = self._prepare(conn, store)
             for schema, table in settings.tables:
                 self._ensure_topic(captured(settings.system, schema, table))
             self._ensure_topic(dead(settings.system))
@@ -262,6 +263,8 @@ class Source:
                 captured=settings.tables,
                 opened=self._ensure_topic,
             )
+            if lost:
+                self._read_again(store, emitter, delivery)
             stream = open_stream(settings.dsn, settings.session, settings.slot, settings.publication)
             self._chunks, self._sent_chunks, self._window = {}, deque(), None
             self._recent.clear()
@@ -289,23 +292,40 @@ class Source:
                 if not any(thread.is_alive() for thread in threads):
                     aborted.close()
 
-    def _prepare(self, conn: psycopg.Connection[Any], store: SnapshotStore) -> None:
-        """Publication, then slot, then what is to be read."""
+    def _prepare(self, conn: psycopg.Connection[Any], store: SnapshotStore) -> bool:
+        """Publication, then slot, then what is to be read. True: the slot was lost, it is still to be made, and everything to be read."""
         settings = self.settings
         # a table that is not published yet is not in the log before this: its snapshot comes after
         ensure_publication(conn, settings.publication, settings.tables)
         try:
             there = usable(slot_state(conn, settings.slot), settings.slot, store.any())
-        except SlotLost as lost:
+            lost = there and store.owes_all()
+            if lost:
+                logger.warning("%s: reading every table again was interrupted, and begins anew", settings.system)
+        except SlotLost as error:
             if settings.on_lost_slot == "stop":
                 raise
-            logger.error("%s: %s. Reading every table again, and looking for deleted rows", settings.system, lost)
-            store.read_all_again()  # before the slot: a crash from here on comes back here
-            drop_slot(conn, settings.slot)
-            there = False
-        if not there:
-            create_slot(conn, settings.slot)
+            logger.error("%s: %s. Reading every table again, and looking for deleted rows", settings.system, error)
+            lost = True
+        if not lost:
+            if not there:
+                create_slot(conn, settings.slot)
+            store.add(settings.tables)
+            return False
         store.add(settings.tables)
+        store.read_all_again()  # before the slot: a crash from here on comes back here
+        drop_slot(conn, settings.slot)
+        return True
+
+    def _read_again(self, store: SnapshotStore, emitter: Emitter, delivery: Delivery) -> None:
+        settings = self.settings
+
+        def linked(schema: str, table: str) -> Iterable[tuple[str, KeyValues]]:
+            return settings.linked.get((schema, table), ())
+
+        with self._connect(settings.role) as conn, slot_and_snapshot(settings.dsn, settings.session, settings.slot) as place:
+            tables, stopping = list(settings.tables), self._stopping.is_set
+            read_all(conn, place, settings.system, tables, linked, store, emitter, delivery, stopping)
 
     # the reader
 

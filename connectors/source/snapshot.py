@@ -16,10 +16,10 @@ and the transaction be invisible to the chunk's SELECT all the same (it becomes 
 synchronous replication). So a chunk brings the transactions that were open for its SELECT, and if the reader has seen one of them commit
 before the low watermark, the chunk is read again.
 
-After a lost slot rows may have been deleted unseen. A table that was linked is then compared with `concord.key` of the same database: for a
-key that is there and not marked gone, and not in the table, a delete is sent, between two watermarks as well. A row may have been born so
-shortly before the loss that `concord.key` does not name it yet: when the sink comes to write that name and the row is gone, it asks for the
-comparison once more (`EntityStatements.ask_for_vanished`).
+After a lost slot everything is read again in another way, before the stream begins (`rereading.py`). Rows may have been deleted unseen: a
+table that was linked is then compared with `concord.key` of the same database, and for a key that is there and not marked gone, and not
+in the table, a delete is sent. A row may have been born so shortly before the loss that `concord.key` does not name it yet: when the sink
+comes to write that name and the row is gone, it asks for the comparison once more, between two watermarks (`ask_for_vanished`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -171,10 +172,19 @@ class SnapshotStore:
         with translated("writing concord.snapshot"):
             self.conn.execute(
                 "UPDATE concord.snapshot SET last_key = NULL, rows = 0, id = DEFAULT, vanished = predicate = '' OR vanished, done = false, "
-                "started_at = clock_timestamp(), finished_at = NULL, lost_at = CASE WHEN predicate = '' THEN clock_timestamp() END "
+                "started_at = now(), finished_at = NULL, lost_at = CASE WHEN predicate = '' THEN now() END "
                 "WHERE pipeline = %s AND (predicate = '' OR NOT done)",
                 (self.slot,),
             )
+
+    def owes_all(self) -> bool:
+        """Whether the reading again that a lost slot began has not come to its end."""
+        with translated("reading concord.snapshot"):
+            row = self.conn.execute(
+                "SELECT 1 FROM concord.snapshot WHERE pipeline = %s AND predicate = '' AND NOT done AND started_at <= lost_at LIMIT 1",
+                (self.slot,),
+            ).fetchone()
+        return row is not None
 
     def request(self, schema: str, table: str, predicate: str = "", vanished: bool = False) -> int:
         """Reads a table again, or the rows of it that the SQL predicate names, while it is live; returns the asking's id.
@@ -246,6 +256,7 @@ class Snapshotter:
     # (schema, table) → its entities: (name, key text → key columns)
     aborted: threading.Event = field(default_factory=threading.Event)
     refused: dict[str, str] = field(default_factory=dict)  # table → why its snapshot could not be taken
+    standing: bool = False  # `conn` is in a transaction that sees what all chunks are to see
 
     def run_pending(self, tables: Sequence[tuple[str, str]]) -> None:
         """Reads all that is not finished. Raises Aborted when the stream ends."""
@@ -274,20 +285,28 @@ class Snapshotter:
         name = progress.name
         logger.info("%s.%s: snapshot %s", self.system, name, "goes on" if progress.last_key else "begins")
         rows = 0
-        last_key = progress.last_key
-        while True:
-            chunk = self._between_watermarks(partial(self._read, progress, last_key))
+        for chunk in self.chunks(progress, self._between_watermarks):
             rows += len(chunk.rows)
-            last_key = chunk.last_key if chunk.last_key is not None else last_key
-            if not self.store.note(progress, last_key, len(chunk.rows)):
+            if not chunk.vanished and not self.store.note(progress, chunk.last_key, len(chunk.rows)):
                 logger.info("%s.%s: asked for anew, the snapshot begins again", self.system, name)
                 return
+        self.store.finish(progress)
+        logger.info("%s.%s: snapshot finished, %s rows", self.system, name, rows)
+
+    def chunks(self, progress: Progress, taken: Callable[[Callable[[str], Chunk]], Chunk]) -> Iterator[Chunk]:
+        """The table's rows from where its snapshot stands, then the keys of linked rows that vanished, if that is asked for.
+
+        `taken`: how a chunk is had from what reads it, given an id.
+        """
+        last_key = progress.last_key
+        while True:
+            chunk = taken(partial(self._read, progress, last_key))
+            last_key = chunk.last_key if chunk.last_key is not None else last_key
+            yield chunk
             if chunk.complete:
                 break
         if progress.vanished:
-            rows += self._vanished(progress)
-        self.store.finish(progress)
-        logger.info("%s.%s: snapshot finished, %s rows", self.system, name, rows)
+            yield from self._vanished(progress, taken)
 
     def _between_watermarks(self, read: Callable[[str], Chunk]) -> Chunk:
         while True:
@@ -331,9 +350,7 @@ class Snapshotter:
             sql.Literal(CHUNK_ROWS),
         )
         chunk = Chunk(table, [], id=chunk_id, complete=True)
-        with translated(f"reading {progress.name}"), self.conn.transaction():
-            self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            chunk.open_transactions = self._open_transactions()
+        with self._seeing(f"reading {progress.name}", chunk):
             size = 0
             for values in self._rows(query):
                 row = tuple_bytes(values)
@@ -342,9 +359,22 @@ class Snapshotter:
                 if size >= CHUNK_BYTES or len(chunk.rows) >= CHUNK_ROWS:
                     chunk.complete = False
                     break
+            self.conn.execute("CLOSE concord_chunk")
             if chunk.rows:
                 chunk.last_key = tuple((values[i] or b"").decode() for i in key_at)
         return chunk
+
+    @contextmanager
+    def _seeing(self, doing: str, chunk: Chunk) -> Iterator[None]:
+        """Everything inside sees one state of the database."""
+        with translated(doing):
+            if self.standing:
+                yield
+                return
+            with self.conn.transaction():
+                self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                chunk.open_transactions = self._open_transactions()
+                yield
 
     def _rows(self, query: sql.Composed) -> Iterator[tuple[bytes | None, ...]]:
         """Rows as the types' output functions print them: what the log has, too (`char(n)::text` would lose its blanks)."""
@@ -384,20 +414,20 @@ class Snapshotter:
 
     # rows that are gone
 
-    def _vanished(self, progress: Progress) -> int:
+    def _vanished(self, progress: Progress, taken: Callable[[Callable[[str], Chunk]], Chunk]) -> Iterator[Chunk]:
         found = 0
         for entity, key_values in self.linked(progress.schema, progress.table):
             after = ""
             while True:
                 last: list[str] = []
-                chunk = self._between_watermarks(partial(self._read_vanished, progress, entity, key_values, after, last))
+                chunk = taken(partial(self._read_vanished, progress, entity, key_values, after, last))
                 found += len(chunk.rows)
+                yield chunk
                 if chunk.complete:
                     break
                 after = last[0]
         if found:
             logger.warning("%s.%s: %s linked rows were deleted unseen, deletes sent", self.system, progress.name, found)
-        return found
 
     def _read_vanished(
         self,
@@ -411,9 +441,7 @@ class Snapshotter:
         facts, table = self._facts(progress)
         chunk = Chunk(table, [], vanished=True, id=chunk_id, complete=True)
         last.clear()
-        with translated(f"comparing concord.key with {progress.name}"), self.conn.transaction():
-            self.conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            chunk.open_transactions = self._open_transactions()
+        with self._seeing(f"comparing concord.key with {progress.name}", chunk):
             linked = self.conn.execute(
                 "SELECT key FROM concord.key WHERE entity = %s AND system = %s AND NOT gone AND key > %s ORDER BY key LIMIT %s",
                 (entity, self.system, after, CHUNK_ROWS),

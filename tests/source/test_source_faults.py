@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import socket
 import threading
@@ -16,6 +17,7 @@ from connectors.postgres import connect
 from connectors.source import metrics
 from connectors.source.slot import create_slot, drop_slot, ensure_publication, slot_state, usable
 from connectors.source.snapshot import SnapshotStore
+from schemas.envelope import position_of
 from schemas.errors import Retriable, SlotLost, UnfitDatabase
 from tests.services import MakeTopic
 from tests.source.source_running import Record, a_source, run_sql, wait_for
@@ -259,6 +261,93 @@ def test_after_a_lost_slot_every_row_is_read_again_and_vanished_linked_rows_come
     assert records[1].value["after"]["a"] == "new"
     assert records[3].value["before"] == {"id": 2, "a": None}
     assert re.search(r"slot \w+ is gone", caplog.text)
+
+
+def test_after_a_lost_slot_each_row_is_told_as_it_was_before_the_next_thing_that_happens_to_it(
+    database: str, kafka: str, topic_prefix: str
+) -> None:
+    """Or an edit that nobody read would be taken for part of the first event that is read: an echo of ours, say."""
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY, n int)", "INSERT INTO t SELECT g, 0 FROM generate_series(1, 20) g")
+    slot_gone, over = threading.Event(), threading.Event()
+
+    def people() -> None:
+        with psycopg.connect(database, autocommit=True) as conn:
+            for number in itertools.count():
+                conn.execute("UPDATE t SET n = n + 1 WHERE id = %s", [number % 20 + 1])
+                if number > 100:
+                    slot_gone.set()
+                if over.is_set():
+                    return
+
+    with a_source(kafka, database, topic_prefix, ["t"]) as source:
+        source.snapshot_done(database)
+        source.stop()
+        run_sql(database, f"SELECT pg_drop_replication_slot('{source.settings.slot}')")
+        working = threading.Thread(target=people, daemon=True)
+        working.start()
+        slot_gone.wait(30)
+        source.start()
+        over.set()
+        working.join()
+        run_sql(database, "UPDATE t SET n = n + 1")
+        with connect(database) as conn:
+            ends = dict(conn.execute("SELECT id, n FROM t").fetchall())
+        told = source.read(["t"], lambda found: {r.key["id"]: r.value["after"]["n"] for r in found} == ends)
+        records = [record for record in told if record.value["after"]["n"] > 0]
+    for key in range(1, 21):
+        mine = [record for record in records if record.key["id"] == key]
+        assert mine[0].op == "r"
+        assert [record.op for record in mine[1:]] == ["u"] * (len(mine) - 1)
+        first = mine[0].value["after"]["n"]
+        assert [record.value["after"]["n"] for record in mine] == list(range(first, first + len(mine))), "nothing between, nothing twice"
+        positions = [position_of(record.value["source"]["sequence"], record.value["source"]["lsn"]) for record in mine]
+        assert positions == sorted(positions)
+        assert len(mine) > 1
+
+
+def test_a_reading_again_that_was_interrupted_begins_anew_with_another_slot(database: str, kafka: str, topic_prefix: str) -> None:
+    """What was read before the interruption is of another place in the log than what comes after it."""
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY, a text)", "INSERT INTO t VALUES (1, 'old'), (2, 'old')")
+    linked = {("public", "t"): (("thing", lambda key: {"id": key}),)}
+    with a_source(kafka, database, topic_prefix, ["t"], linked=linked) as source:
+        source.snapshot_done(database)
+        source.stop()
+        slot = source.settings.slot
+        with connect(database) as conn:  # a source that came as far as this, and was killed
+            store = SnapshotStore(conn, slot)
+            drop_slot(conn, slot)
+            store.read_all_again()
+            create_slot(conn, slot)
+            assert store.owes_all()
+        run_sql(
+            database,
+            f"INSERT INTO concord.key (entity, system, key, link) VALUES ('thing', '{topic_prefix}', '2', 'x:2')",
+            "UPDATE t SET a = 'new' WHERE id = 1",
+            "DELETE FROM t WHERE id = 2",
+        )
+        source.start()
+        source.snapshot_done(database)
+        run_sql(database, "UPDATE t SET a = 'newer'")
+        records = source.read(["t"], lambda found: len(found) >= 2 + 4)[2:]
+        with connect(database) as conn:
+            assert not SnapshotStore(conn, slot).owes_all()
+    assert [(record.op, record.key["id"]) for record in records] == [("r", 1), ("d", 2), (None, 2), ("u", 1)]
+
+
+def test_a_table_that_cannot_be_read_again_is_said_and_the_others_go_on(
+    database: str, kafka: str, topic_prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE bad (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
+    with a_source(kafka, database, topic_prefix, ["bad", "t"]) as source:
+        source.snapshot_done(database)
+        source.stop()
+        run_sql(database, f"SELECT pg_drop_replication_slot('{source.settings.slot}')", "ALTER TABLE bad DROP CONSTRAINT bad_pkey")
+        source.start()
+        records = source.read(["t"], lambda found: len(found) >= 2)
+        with connect(database) as conn:
+            assert not SnapshotStore(conn, source.settings.slot).owes_all(), "or the slot would be dropped with every start"
+    assert [record.op for record in records] == ["r", "r"]
+    assert "public.bad: cannot be read again: table public.bad has no primary key" in caplog.text
 
 
 def test_a_mapped_column_that_disappears_is_said_and_the_stream_goes_on(
