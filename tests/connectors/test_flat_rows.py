@@ -11,8 +11,8 @@ import pytest
 
 from connectors.catalog import read_tables
 from connectors.postgres import SESSION
-from console import verify
 from console.verify import Rows
+from console.verify import rows as reading
 from schemas.config import loads
 from schemas.mapping import Binding, Part, compile_config, table_names
 
@@ -185,7 +185,7 @@ def hangs(binding: Binding, part: Part, row: dict[str, str | None], above: dict[
 
 def test_a_flat_row_is_what_the_streams_make_of_the_same_rows(conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     binding = a_binding(conn)
-    monkeypatch.setattr(verify, "CHUNK", 3)
+    monkeypatch.setattr(reading, "CHUNK", 3)
     rows = Rows(binding)
     chosen = 0
     for seed in range(60):

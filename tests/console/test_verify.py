@@ -9,6 +9,8 @@ import pytest
 
 from console import verify as verifying
 from console import wiring
+from console.verify import passes
+from console.verify import rows as reading
 from console.wiring import ensure_topics
 from tests.console.console_fixtures import World, world
 
@@ -203,8 +205,8 @@ def test_why_something_is_missing_is_said(synced: World) -> None:
 
 
 def test_the_limit_cuts_names_never_counts(synced: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verifying, "CHUNK", 7)
-    monkeypatch.setattr(verifying, "SUSPECTS", 10)
+    monkeypatch.setattr(reading, "CHUNK", 7)
+    monkeypatch.setattr(passes, "SUSPECTS", 10)
     synced.do(synced.crm, "INSERT INTO account SELECT gen_random_uuid(), 'n' || n, 'v' || n FROM generate_series(1, 100) n")
     told = verified(synced, synced.customer, limit=3)
     assert told["entities"][synced.customer]["missing"][synced.erp] == 100
@@ -214,7 +216,7 @@ def test_the_limit_cuts_names_never_counts(synced: World, monkeypatch: pytest.Mo
 
 
 def test_chunks_go_on_after_a_key_of_several_columns(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verifying, "CHUNK", 3)
+    monkeypatch.setattr(reading, "CHUNK", 3)
     world.prepare(topics=False)
     world.do(world.crm, "ALTER TABLE contact DROP CONSTRAINT contact_pkey, ADD COLUMN part int, ADD PRIMARY KEY (part, id)")
     world.do(world.crm, "INSERT INTO contact (id, part) SELECT gen_random_uuid(), n / 4 FROM generate_series(1, 11) n")
