@@ -25,6 +25,7 @@ class Rule(StrEnum):
     OWNER = "owner"  # the field's owner wins
     FIRST_SIGHT = "first_sight"  # a row first seen by anything but its insert is older than every edit; of two such the higher rank wins
     RANK = "rank"  # written at the same time: the system with the higher rank wins
+    REPAIR = "repair"  # an operator had the agreed value written again; `won.key` says who
     DUPLICATE = "duplicate"  # a row took the match value of another thing: for a person to decide
 
 

@@ -9,7 +9,8 @@ as JSON in the one field `concord`:
      "versions": {"name": [hlc, rank, owned, hlc, rank, writes], …},
      "keys": {"crm": "4711", "erp": "12"},                   the row it has in each system, as far as merge knows
      "seen": {"crm": {"name": …} , "erp": null},             what merge had seen there; null: no live row
-     "cause": {"system": "crm", "ts": 1763910000123456, "op": "u", "key": "4711", "pos": "<32 hex>"}}
+     "cause": {"system": "crm", "ts": 1763910000123456, "op": "u", "key": "4711", "pos": "<32 hex>"},
+     "mend": {"by": "alice@host", "ts": …, "fields": {"erp": ["name"]}}}      only of a repair: what is written whatever was decided there
 """
 
 from __future__ import annotations
@@ -65,6 +66,15 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
+class Mend:
+    """An operator's repair (`streams.repaired`): who asked, when, and the fields that are written per system, in their owner's row too."""
+
+    by: str
+    ts_us: int
+    fields: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class GoldenRecord:
     """The agreed state of one thing, and what its sinks need to apply it safely."""
 
@@ -78,10 +88,11 @@ class GoldenRecord:
     keys: Mapping[str, str]
     seen: Mapping[str, Mapping[str, Canonical] | None]
     cause: Cause
+    mend: Mend | None = None
 
     def agreement(self) -> bytes:
         """The JSON of the field `concord`."""
-        cause = self.cause
+        cause, mend = self.cause, self.mend
         return orjson.dumps(
             {
                 "link": self.link,
@@ -92,12 +103,17 @@ class GoldenRecord:
                 "keys": self.keys,
                 "seen": self.seen,
                 "cause": {"system": cause.system, "ts": cause.ts_us, "op": cause.op, "key": cause.key, "pos": cause.position},
+                **({} if mend is None else {"mend": {"by": mend.by, "ts": mend.ts_us, "fields": mend.fields}}),
             }
         )
 
     def to_avro(self) -> dict[str, Any]:
         """The Avro datum of `golden_schema`."""
         return {**self.values, "deleted": not self.alive, "concord": self.agreement().decode()}
+
+    def mends(self, system: str, name: str) -> bool:
+        """Whether an operator wants this field written there."""
+        return self.mend is not None and name in self.mend.fields.get(system, ())
 
     @property
     def hlc(self) -> int:
@@ -121,9 +137,14 @@ def golden_from_avro(entity: str, datum: Mapping[str, Any]) -> GoldenRecord:
             keys=told["keys"],
             seen=told["seen"],
             cause=Cause(cause["system"], cause["ts"], cause["op"], cause["key"], cause["pos"]),
+            mend=None if (mend := told.get("mend")) is None else _mend(mend),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SchemaError(f"not a golden record of {entity}: {error!r}") from error
+
+
+def _mend(told: Mapping[str, Any]) -> Mend:
+    return Mend(told["by"], told["ts"], {system: tuple(names) for system, names in told["fields"].items()})
 
 
 def golden_schema(entity: str, fields: Mapping[str, str]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ State of one thing, as merge's table keeps it (JSON; lists and tuples mean the s
 
     {"fields":   {name: entry},
      "exists":   entry | None,
-     "replicas": {system: {"seen": [(position, hlc), …], "rows": {key: row}}}}
+     "replicas": {system: {"seen": [(position, hlc), …], "rows": {key: row}}},
+     "repaired": …}                                                                  where an operator sent it again: `streams.repaired`
 
     entry = (value, hlc, rank, owned, won_hlc, won_rank, count, system, position[, unsaid])
               the six after the value are a `schemas.golden.Version`; system and position: of the write that the value comes from.
@@ -211,7 +212,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     replicas = {**before["replicas"], system: after}
 
     record = None
-    after_it: ThingState = {"fields": fields, "exists": exists, "replicas": replicas}
+    after_it: ThingState = {**before, "fields": fields, "exists": exists, "replicas": replicas}
     if fields and exists is not None:
         here = {name: current_row(each["rows"]) for name, each in replicas.items() if each["rows"]}
         targets = targets_of(fields, exists[0], here, rules)  # level

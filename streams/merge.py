@@ -13,18 +13,20 @@ from dataclasses import replace
 from typing import Any, cast
 
 from schemas import topics
-from schemas.change import Change, Op, decode_change
+from schemas.change import Change, Op
 from schemas.conflicts import CONFLICT_SCHEMA
 from schemas.dead import Where
 from schemas.errors import SchemaError
 from schemas.golden import GoldenRecord, golden_schema
 from schemas.mapping import Entity, Pipeline
 from schemas.metrics import BATCH_SIZE, CONFLICTS, State
+from schemas.repair import Repair, decode_told
 from schemas.serde import Codec
 from streams.crosswalk import Crosswalk
 from streams.fold import End, Folded, ThingState, fold
 from streams.letters import DeadLetters, named
 from streams.metrics import PART, Ends, count
+from streams.repaired import repaired
 from streams.restated import restated
 from streams.rules import rules_of
 from streams.transport import Chunk, ChunkApp, ChunkTable, Output, Record
@@ -59,18 +61,20 @@ class Merge:
             again: dict[str, Change] = {}  # things of which something old was read again
             for record, link, change in changes:
                 state = self._table.get(link)
-                done = fold(link, state, change, self._rules)
-                if state is not None and done.state is state and done.end is End.SUPERSEDED:
+                done = self._folded(link, state, change)
+                if isinstance(change, Change) and state is not None and done.state is state and done.end is End.SUPERSEDED:
                     again[link] = change
                 try:
                     outputs.extend(self._outputs(done))
                 except SchemaError as error:
-                    self._bury(record, error, change.system, link, outputs, ends)
+                    self._bury(record, error, _system_of(change, self._entity), link, outputs, ends)
                     continue
                 if done.state is not state:
                     self._table[link] = cast(ThingState, done.state)
                 for conflict in done.conflicts:
                     rules[conflict.rule.value] = rules.get(conflict.rule.value, 0) + 1
+                if isinstance(change, Repair):
+                    continue  # not an event of any system
                 if done.end in _ENDS:
                     ends[change.system, self._entity.name, _ENDS[done.end]] += 1
                 elif done.record is None or not done.record.targets:
@@ -93,11 +97,15 @@ class Merge:
         if told.state is not state:
             self._table[link] = cast(ThingState, told.state)
 
-    def _read(self, chunk: Chunk, outputs: list[Output], ends: Ends) -> Iterator[tuple[Record, str, Change]]:
+    def _folded(self, link: str, state: ThingState | None, told: Change | Repair) -> Folded:
+        return repaired(link, state, told, self._rules) if isinstance(told, Repair) else fold(link, state, told, self._rules)
+
+    def _read(self, chunk: Chunk, outputs: list[Output], ends: Ends) -> Iterator[tuple[Record, str, Change | Repair]]:
         for record in chunk:
             try:
                 link = (record.key or b"").decode()
-                yield record, link, self._checked(link, decode_change(record.value or b""))
+                told = decode_told(record.value or b"")
+                yield record, link, told if isinstance(told, Repair) else self._checked(link, told)
             except (SchemaError, UnicodeDecodeError) as error:
                 self._bury(record, error, self._entity.systems[0], None, outputs, ends)
 
@@ -133,13 +141,14 @@ class Merge:
             return replace(change, values={name: value for name, value in values.items() if name in self._entity.kinds})
         return change
 
-    def _references(self, changes: list[tuple[Record, str, Change]]) -> set[tuple[str, str]]:
+    def _references(self, changes: list[tuple[Record, str, Change | Repair]]) -> set[tuple[str, str]]:
         """(entity, row name) of all references that these changes may have to compare: one that has two different names."""
         wanted: set[tuple[str, str]] = set()
         for _, link, change in changes:
             state = self._table.get(link)
             for name, entity in self._entity.refs.items():
-                names = {(change.values or {}).get(name)}
+                seen = [row.values for row in change.seen.values()] if isinstance(change, Repair) else [change.values]
+                names = {(values or {}).get(name) for values in seen}
                 if state is not None:
                     names.add(state["fields"][name][0] if name in state["fields"] else None)
                     names.update(row[3].get(name) for replica in state["replicas"].values() for row in replica["rows"].values())
@@ -168,3 +177,8 @@ class Merge:
             values={name: value for name, value in record.values.items() if name in kinds},
             versions={name: version for name, version in record.versions.items() if name in kinds},
         )
+
+
+def _system_of(change: Change | Repair, entity: Entity) -> str:
+    """Under whose dead letters it goes."""
+    return entity.systems[0] if isinstance(change, Repair) else change.system

@@ -214,15 +214,20 @@ def supersedes(later: GoldenRecord, earlier: GoldenRecord) -> bool:
     )
 
 
+def _says_it_all(later: GoldenRecord, earlier: GoldenRecord) -> bool:
+    """A repair knows what this system was seen to hold, which no other record of the thing does."""
+    return earlier.mend in (None, later.mend) and supersedes(later, earlier)
+
+
 def coalesced(tasks: Iterable[Task]) -> tuple[list[Task], list[End]]:
     """The records of one thing as few as they can be, in order: a golden record is the whole state, so the newest says it all."""
     kept: dict[Thing, list[Task]] = {}
     ends: list[End] = []
     for task in tasks:
         mine = kept.setdefault(task.thing, [])
-        if mine and supersedes(task.record, mine[-1].record):
+        if mine and _says_it_all(task.record, mine[-1].record):
             ends.append(End(mine.pop(), State.SUPERSEDED, "a newer record of the thing is there"))
-        elif mine and supersedes(mine[-1].record, task.record):
+        elif mine and _says_it_all(mine[-1].record, task.record):
             ends.append(End(task, State.SUPERSEDED, "a newer record of the thing is there"))
             continue
         mine.append(task)
@@ -611,7 +616,7 @@ class _Look:
                 after[name] = found
                 continue
             ours = name in state.wrote and state.wrote[name] == held.get(name)
-            if entity.owner.get(name) == self.system and version.owned and not ours:
+            if entity.owner.get(name) == self.system and version.owned and not (ours or record.mends(self.system, name)):
                 continue  # its owner's decision is never written to the owner, but over a value of our own
             if not self._over_known(record, state, binding, name, held, row):
                 guarded = True  # guard: an edit that is on its way; merge decides on it and asks again

@@ -35,7 +35,18 @@ from schemas.config.model import (
 from schemas.errors import Problem
 
 SECRET = {"dsn", "url", "settings", "session"}  # what stands there is never shown
-RESERVED_SYSTEMS = {"concord", "changes", "claims", "commands", "conflicts", "dead", "golden", "join", "links"}  # topics begin so
+RESERVED_SYSTEMS = {
+    "concord",
+    "changes",
+    "claims",
+    "commands",
+    "conflicts",
+    "dead",
+    "golden",
+    "join",
+    "links",
+    "operator",
+}  # topics begin so; a person
 RESERVED_FIELDS = {"deleted", "concord"}  # of the golden record
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 SYSTEM_NAME = re.compile(r"[a-z][a-z0-9_]{0,19}\Z")
