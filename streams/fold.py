@@ -19,7 +19,8 @@ State of one thing, as merge's table keeps it (JSON; lists and tuples mean the s
               parts: of a row with parts. {"last": {part: hlc of its last edit}, "unsaid": [fields whose part has not been seen yet]}
 
     A replica of a system with parts has besides: "parts": {part: seen}, since the rows of two tables are not read in the order of the log;
-    and "told": {field: values}, see `_is_ours`.
+    and "told": {field: values}, see `_is_ours`. And "mended": [fields of its own that a repair has overruled],
+    which never are "decided" again: sinks write over what they have written themselves.
 
 I7: whatever the order and multiplicity in which the changes of a thing arrive, its record ends the same: a
 version is a function of the set of writes.
@@ -195,7 +196,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
         if stamps:
             lasts = {**lasts, **stamps}
 
-    decides = [name for name in edits if rules.owners.get(name) == system and name not in decided]
+    decides = [name for name in edits if rules.owners.get(name) == system and name not in decided and name not in replica.get("mended", ())]
     row = _row(change, held, fresh, last, (*decided, *decides) if decides else decided, lasts)
     new_rows = dict(rows)
     if change.was is not None and change.was != key and change.was in rows and rows[change.was][0] < position:

@@ -46,6 +46,9 @@ def repaired(link: str, state: ThingState | None, repair: Repair, rules: Rules) 
         told = remembered if EXISTS in wrong[system] else remembered.intersection(wrong[system])
         if told:
             replicas[system] = with_told(replicas.get(system, NO_REPLICA), again, told)
+        overruled = {name for name in wrong[system] if rules.owners.get(name) == system}
+        if overruled:
+            replicas[system] = _overruled(replicas.get(system, NO_REPLICA), overruled)
     after: dict[str, Any] = {
         **state,
         "fields": again,
@@ -95,6 +98,12 @@ def _is(system: str, name: str, golden: Canonical, held: Canonical, rules: Rules
 def _once_more(entry: Entry) -> Entry:
     """The value that stands, written once more: only the number of writes grows (count)."""
     return (*entry[:6], entry[6] + 1, *entry[7:])
+
+
+def _overruled(replica: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    """Its owner's row may hold our values of these fields from now on: what it shows under our origin is no decision of the owner's."""
+    rows = {key: (*row[:5], tuple(name for name in row[5] if name not in names), *row[6:]) for key, row in replica["rows"].items()}
+    return {**replica, "rows": rows, "mended": sorted({*replica.get("mended", ()), *names})}
 
 
 def _overwritten(

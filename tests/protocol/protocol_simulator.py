@@ -21,11 +21,13 @@ from unittest import mock
 
 import orjson
 
-from schemas.change import Canonical, Change, Op, decode_change, parse_row_name, row_name
+from schemas.change import Canonical, Change, Op, parse_row_name, row_name
 from schemas.golden import NEVER, GoldenRecord, Version, golden_from_avro
+from schemas.repair import Repair, decode_told
 from streams import fold as folding
 from streams.claims import on_claim
 from streams.fold import Rules, fold
+from streams.repaired import repaired
 from streams.rows import Place, RowChange, on_answer, on_event, on_moved
 
 SYSTEMS = ("crm", "erp")
@@ -427,8 +429,12 @@ class World:
     # ---- merge -------------------------------------------------------------------------------------------------------
     def merge(self, entity: str) -> None:
         def handle(link: str, data: bytes) -> tuple[list[Any], Callable[[], Any]]:
-            state, change = self.crippled(self.state[entity].get(link), decode_change(data))
-            done = fold(link, state, change, self.rules[entity])
+            state, told = self.state[entity].get(link), decode_told(data)
+            if isinstance(told, Repair):
+                done = repaired(link, state, told, self.rules[entity])
+            else:
+                state, change = self.crippled(state, told)
+                done = fold(link, state, change, self.rules[entity])
             record = done.record
             if record is not None and not self.keeps("level"):
                 was = state and (state["fields"], state["exists"])
@@ -619,7 +625,8 @@ class World:
         assert key is not None
         row, wrote = rows[key], False
         for f, version in record.versions.items():
-            if not newer(f, version) or (rules.owners.get(f) == n and version.owned and row[f] != d.wrote[thing].get(f, NEVER)):
+            decided = rules.owners.get(f) == n and version.owned and not record.mends(n, f)
+            if not newer(f, version) or (decided and row[f] != d.wrote[thing].get(f, NEVER)):
                 continue  # older, or what the owner decided itself
             if row[f] == new[f]:
                 applied[f] = version

@@ -17,6 +17,7 @@ from schemas.config import loads
 from schemas.golden import GoldenRecord
 from schemas.mapping import Pipeline, compile_config
 from tests.protocol.protocol_simulator import Database, World
+from tests.protocol.repair_simulator import RepairWorld
 
 Thing = tuple[str, str]
 
@@ -193,3 +194,14 @@ def test_a_row_comes_back_into_scope_with_what_changed_meanwhile_and_nothing_els
     """What it had before it left is nobody's edit (seed 6 of the features above); what changed out there is, also where the event that
     brings it back does not say the value (unchanged TOAST)."""
     assert SinkWorld(seed, ("scope", "toast")).run() == "ok"
+
+
+class RepairSinkWorld(RepairWorld, SinkWorld):
+    """Our plan, where systems come apart behind our back and an operator has them repaired."""
+
+
+@pytest.mark.parametrize("features", [(), ("generated",), ("soft",), ("refs",), ("scope",)], ids="+".join)
+@pytest.mark.parametrize("tampering", [0.0, 0.15])
+def test_the_plan_writes_what_an_operator_repairs_and_nothing_of_users_is_lost(tampering: float, features: tuple[str, ...]) -> None:
+    for seed in range(15):
+        assert (seed, RepairSinkWorld(seed, features, tampering=tampering).run()) == (seed, "ok")

@@ -108,6 +108,17 @@ def test_what_an_owner_holds_is_written_over_only_where_an_operator_says_so() ->
     assert not record.mends("erp", "name")
 
 
+def test_an_owner_that_was_overruled_while_its_edit_was_on_its_way_decides_still() -> None:
+    """[the owner's edit] [our write over it]: heard of in this order, our write is not taken for a trigger's, and the edit is written."""
+    repair = a_repair(erp=a_row("7", name="Acme", city="Ulm", limit="9"))
+    edit = a_change("erp", 3, "u", 2000, key="7", name="Acme", city="Ulm", limit="9")
+    echo = a_change("erp", 4, "u", 6000, key="7", origin=1000, name="Acme", city="Ulm", limit="5")
+    assert record_of(told(*AGREED, repair)).mends("erp", "limit")
+    done = told(*AGREED, repair, edit, echo)
+    assert record_of(done).values["limit"] == "9"
+    assert set(record_of(done).targets) == {"crm", "erp"}
+
+
 def test_a_repair_of_what_agrees_by_now_does_nothing() -> None:
     done = told(*AGREED, a_repair(erp=a_row("7", name="Acme", city="Ulm", limit="5")))
     assert (done.record, done.conflicts, done.end) == (None, (), End.UNCHANGED)
@@ -200,20 +211,21 @@ def agreed_on(state: ThingState | None) -> Any:
     return {name: (*entry[:6], *entry[7:]) for name, entry in entries.items()}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(histories(), st.lists(repairs(), max_size=3), st.data())
 def test_i7_edits_alone_decide_whatever_repairs_come_between(logs: list[list[Change]], wishes: list[Repair], data: st.DataObject) -> None:
     changes = interleaved(logs, data)
     mixed: list[Change | Repair] = list(changes)
     for wish in wishes:
         mixed.insert(data.draw(st.integers(0, len(mixed))), wish)
-    without, with_them = told(*changes), told(*mixed)
+    rules = replace(RULES, owners={})  # of an owner that was overruled nothing is taken for a trigger's any more
+    without, with_them = told(*changes, rules=rules), told(*mixed, rules=rules)
     assert agreed_on(without.state) == agreed_on(with_them.state)
     if without.state is not None and with_them.state is not None:
         assert without.state["replicas"] == with_them.state["replicas"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(histories(), repairs(), st.data())
 def test_a_repair_only_ever_says_again_what_stands(logs: list[list[Change]], wish: Repair, data: st.DataObject) -> None:
     state = told(*interleaved(logs, data)).state
