@@ -56,6 +56,14 @@ def write_json(file: Path, told: dict[str, Any]) -> None:
     beside.replace(file)
 
 
+def tell_json(file: Path, told: dict[str, Any]) -> None:
+    """`write_json`; when that cannot be, a warning: a full disk must not stop what it is about. What was said before stays."""
+    try:
+        write_json(file, told)
+    except OSError as error:
+        logger.warning("cannot write %s: %s; going on without", file, error.strerror or error)
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """What is in the file; {} when there is none or it is no JSON object."""
     try:
@@ -113,14 +121,11 @@ class PartFile:
     def tell(self, **facts: Any) -> None:
         with self._lock:
             self._told.update(facts, heartbeat=now_text())
-            write_json(self._file, self._told)
+            tell_json(self._file, self._told)
 
     def _beat(self) -> None:
         while not self._end.wait(HEARTBEAT_SECONDS):
-            try:
-                self.tell()
-            except OSError as error:  # a full disk must not stop the part
-                logger.warning("cannot write %s: %s", self._file, error)
+            self.tell()
 
     def __enter__(self) -> PartFile:
         self.tell()

@@ -27,7 +27,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from console.parts import HEARTBEAT_SECONDS, SUPERVISED, held, now_text, read_json, write_json
+from console.parts import HEARTBEAT_SECONDS, SUPERVISED, held, now_text, read_json, tell_json
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class Supervisor:
                 self._supervise(file)
             finally:
                 self._kill_all()
-                write_json(file, self._told())
+                tell_json(file, self._told())
         return 0
 
     def _supervise(self, file: Path) -> None:
@@ -136,7 +136,7 @@ class Supervisor:
             started = self._start_due()
             now = time.monotonic()
             if started or now >= next_beat:
-                write_json(file, self._told())
+                tell_json(file, self._told())
                 next_beat = now + HEARTBEAT_SECONDS
             waits = [child.start_at - now for child in self._children.values() if child.start_at is not None]
             if self._take(max(0.0, min([next_beat - now, *waits]))):
@@ -144,7 +144,7 @@ class Supervisor:
         logger.info("stopping: each part finishes its batch")
         for stage in sorted({part.stage for part in self.parts}):
             self._stop_stage(stage)
-            write_json(file, self._told())
+            tell_json(file, self._told())
 
     def _take(self, seconds: float) -> bool:
         """Waits for one thing to happen and notes it. False: nothing did."""

@@ -29,7 +29,7 @@ from connectors.source import slot
 from connectors.source.snapshot import SnapshotStore
 from console.kafka import Cluster
 from console.logs import first_line
-from console.parts import read_json, write_json
+from console.parts import read_json, tell_json
 from console.supervise import PartCommand
 from schemas import topics
 from schemas.catalog import Table
@@ -101,7 +101,7 @@ def read_catalogs(config: Config, remembered: Path | None = None) -> dict[str, d
             found[system] = {f"{schema}.{name}": known[f"{schema}.{name}"] for schema, name in wanted if f"{schema}.{name}" in known}
         else:
             if remembered is not None:
-                write_json(remembered / f"catalog-{system}.json", {name: asdict(table) for name, table in found[system].items()})
+                tell_json(remembered / f"catalog-{system}.json", {name: asdict(table) for name, table in found[system].items()})
     return found
 
 

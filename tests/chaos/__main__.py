@@ -22,6 +22,7 @@ from rich.text import Text
 from console.stack.state import StackError
 from examples.drive import HOME, DemoError, say
 from tests.chaos.faults import Kind
+from tests.chaos.faults.disks import own_mounts
 from tests.chaos.run import Options, Outcome, Run
 from tests.chaos.scorecard import BAD, as_json, page, table
 
@@ -42,14 +43,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    no_disks = own_mounts()
     outcomes: list[Outcome] = []
     began = time.monotonic()
     try:
         for seed in range(args.seed, args.seed + args.runs):
             folder = HOME / "chaos" / f"seed-{seed}"
-            options = Options(
-                seed, args.minutes * 60, args.faults, args.rate, args.bulk_rows, only=tuple(Kind[name.upper()] for name in args.only)
-            )
+            only = tuple(Kind[name.upper()] for name in args.only)
+            options = Options(seed, args.minutes * 60, args.faults, args.rate, args.bulk_rows, only=only, no_disks=no_disks)
             outcomes.append(Run(options, console, folder)())
             if not outcomes[-1].good:
                 _tell(console, outcomes[-1], folder)
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         args.report.write_text(page(outcomes), "utf-8")
         args.report.with_suffix(".json").write_text(json.dumps(as_json(outcomes), indent=1, default=str) + "\n", "utf-8")
     good = all(outcome.good for outcome in outcomes)
-    say(console, f"{sum(len(outcome.struck) for outcome in outcomes)} faults in {time.monotonic() - began:.0f} s")
+    say(console, f"{sum(not struck.error for outcome in outcomes for struck in outcome.struck)} faults in {time.monotonic() - began:.0f} s")
     return 0 if good else 1
 
 
@@ -83,6 +84,8 @@ def _tell(console: Console, outcome: Outcome, folder: Path) -> None:
                 console.print(Text("\n".join(f"    {line}" for line in lines), style="dim"))
     if outcome.stories:
         console.print(f"the whole history of each is in {folder / 'history.txt'}")
+    for sentence in outcome.broken:
+        console.print(Text(f"✗ seed {seed}: {sentence}", style="red"))
     console.print(f"the run's logs are in {folder}")
 
 

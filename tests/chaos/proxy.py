@@ -2,11 +2,12 @@
 
     with Proxy(target=("127.0.0.1", 5432)) as proxy:
         proxy.port          where clients connect
-        proxy.cut()         every connection ends at once, as when a cable is pulled and a router says so
-        proxy.hold(True)    no byte passes and nothing is closed: the silence that only a timeout notices
-        proxy.slow(0.05)    every piece takes so many seconds longer
+        proxy.cut()             every connection ends at once, as when a cable is pulled and a router says so
+        with proxy.held(): …    no byte passes and nothing is closed: the silence that only a timeout notices
+        with proxy.slowed(): …  every piece takes longer, and longer still the larger it is
 
-One thread with an event loop of its own; it ends with the block.
+Held and slowed may overlap with themselves; what was met by bytes is counted (`held_pieces`, `slowed_pieces`). One thread with an event
+loop of its own; it ends with the block.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 PIECE = 64 * 1024
+LATE_SECONDS, BYTES_PER_SECOND = 0.02, 4 << 20  # of a slow line
 
 
 class Proxy:
@@ -27,7 +29,8 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"proxy to {target[1]}", daemon=True)
         self._open: set[asyncio.StreamWriter] = set()
         self._passing = asyncio.Event()
-        self._delay = 0.0
+        self._holds = self._slows = 0  # how many at once; changed in the loop alone
+        self.held_pieces = self.slowed_pieces = 0
 
     def __enter__(self) -> Proxy:
         self._passing.set()
@@ -44,21 +47,46 @@ class Proxy:
 
     # ---- what can be done to the line ---------------------------------------------------------------------------------
 
-    def cut(self) -> None:
-        self._call(self._abort)
+    def cut(self) -> int:
+        """Returns how many connections that were."""
+        return self._change(self._abort)
 
-    def hold(self, held: bool) -> None:
-        self._call(self._passing.clear if held else self._passing.set)
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        self._change(lambda: self._hold(1))
+        try:
+            yield
+        finally:
+            self._change(lambda: self._hold(-1))
 
-    def slow(self, seconds: float) -> None:
-        self._delay = seconds
+    @contextlib.contextmanager
+    def slowed(self) -> Iterator[None]:
+        self._change(lambda: self._slow(1))
+        try:
+            yield
+        finally:
+            self._change(lambda: self._slow(-1))
 
-    def _abort(self) -> None:
-        for writer in list(self._open):
+    def _abort(self) -> int:
+        open_ones = list(self._open)
+        for writer in open_ones:
             writer.transport.abort()
+        return len(open_ones) // 2
 
-    def _call(self, what: Callable[[], object]) -> None:
-        self._loop.call_soon_threadsafe(what)
+    def _hold(self, more: int) -> int:
+        self._holds += more
+        (self._passing.clear if self._holds else self._passing.set)()
+        return self._holds
+
+    def _slow(self, more: int) -> int:
+        self._slows += more
+        return self._slows
+
+    def _change(self, what: Callable[[], int]) -> int:
+        async def in_loop() -> int:
+            return what()
+
+        return asyncio.run_coroutine_threadsafe(in_loop(), self._loop).result(10)
 
     # ---- the line -------------------------------------------------------------------------------------------------------
 
@@ -93,9 +121,12 @@ class Proxy:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while piece := await reader.read(PIECE):
-            await self._passing.wait()
-            if self._delay:
-                await asyncio.sleep(self._delay)
+            if self._holds:
+                self.held_pieces += 1
+                await self._passing.wait()
+            if self._slows:
+                self.slowed_pieces += 1
+                await asyncio.sleep(LATE_SECONDS + len(piece) / BYTES_PER_SECOND)
             writer.write(piece)
             await writer.drain()
         if writer.can_write_eof():

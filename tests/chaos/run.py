@@ -15,28 +15,26 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaException
 from rich.console import Console
 
-from console.parts import read_json
 from examples.drive import HOME, ROOT, STOP_SECONDS, Application, Concord, DemoError, say, stop
 from examples.reference import load
 from tests.chaos import history, truth
-from tests.chaos.faults import SYSTEMS, Fault, Kind, drawn
+from tests.chaos.faults import STRIKES, SYSTEMS, Broken, Fault, Kind, Missed, World, drawn
+from tests.chaos.faults.disks import Disk
+from tests.chaos.faults.plan import WORKERS
 from tests.chaos.proxy import Proxy
 from tests.chaos.servers import Servers
 from tests.chaos.watch import Watch
@@ -57,6 +55,7 @@ class Options:
     bulk_rows: int = 2000
     share: float = 0.3  # of the reference data
     only: tuple[Kind, ...] = ()  # kinds of faults; (): all
+    no_disks: str | None = None  # why there are no small file systems; None: there are
 
 
 @dataclass
@@ -67,7 +66,8 @@ class Struck:
     began: float
     at: float  # when it had been carried out
     over: float | None = None
-    error: str = ""
+    effect: str = ""  # what was seen to happen
+    error: str = ""  # why nothing was
     visible: float = 0.0  # seconds from `began` until `over` in which `concord status` showed trouble
 
 
@@ -82,11 +82,12 @@ class Outcome:
     applications: list[Mapping[str, Any]] = field(default_factory=list)
     stories: dict[str, list[str]] = field(default_factory=dict)  # what is wrong, in a sentence → the thing's whole history
     stuck: str = ""  # why the run did not come to its end
+    broken: list[str] = field(default_factory=list)  # what the pipeline answered wrongly to a fault, at once
     unseen: list[str] = field(default_factory=list)  # I6: things in a state that status must not show at the end
 
     @property
     def good(self) -> bool:
-        return self.verdict.good and not self.stuck and not self.unseen
+        return self.verdict.good and not self.stuck and not self.broken and not self.unseen
 
 
 class Probe(threading.Thread):
@@ -156,15 +157,24 @@ class Run:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         with ExitStack() as stack:
+            self._disks: dict[str, Disk] = {}
             kafka_line = stack.enter_context(Proxy(("127.0.0.1", 0)))
-            self.servers = stack.enter_context(Servers(HOME.resolve(), kafka_line.port))
+            ahead = {system: self._rng.choice((-3.0, -0.2, 0.0, 0.2, 3.0)) for system in SYSTEMS}
+            servers = Servers(HOME.resolve(), kafka_line.port, lambda folder: self._place("kafka", folder), ahead)
+            self.servers = stack.enter_context(servers)
+            self._place("state", self.folder / "state")
+            for disk in self._disks.values():
+                stack.callback(disk.unmount)
+            for lacks in filter(None, (servers.lacks, self.options.no_disks)):
+                say(self.console, f"faults that are left out: {lacks}")
             kafka_line.target = ("127.0.0.1", self.servers.ports["kafka"])
             self.lines = {"kafka": kafka_line}
             for system in SYSTEMS:
                 self.lines[system] = stack.enter_context(Proxy(("127.0.0.1", self.servers.ports[system])))
             self._load()
             self.concord = self._concord()
-            stack.callback(self._end)
+            self.world = World(NAME, self.folder, self.servers, self.lines, self.concord, self._up, self._rng, self._disks)
+            stack.callback(self.concord.down)
             self._up()
             self.concord.settle(SNAPSHOT_SECONDS)
             say(self.console, f"seed {self.options.seed}: both sides hold the same; people begin to work, faults strike")
@@ -182,6 +192,13 @@ class Run:
             self._judge()
         return self.outcome
 
+    def _place(self, name: str, folder: Path) -> None:
+        """The folder, on a file system of its own where that can be."""
+        if self.options.no_disks:
+            folder.mkdir()
+            return
+        self._disks[name] = Disk(folder)
+
     # ---- set up -----------------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
@@ -197,21 +214,20 @@ class Run:
     def _concord(self) -> Concord:
         environment = {
             "CONCORD_NAME": NAME,
-            "CONCORD_STATE_DIR": str(self.folder),
+            "CONCORD_STATE_DIR": str(self.folder / "state"),
             "KAFKA_BOOTSTRAP": f"127.0.0.1:{self.lines['kafka'].port}",
-            "KAFKA_PARTITIONS": "2",
+            "KAFKA_PARTITIONS": str(WORKERS),
             **{f"{system.upper()}_DSN": self.servers.dsn(system, self.lines[system].port) for system in SYSTEMS},
         }
-        return Concord(CONFIG, environment, self.folder / "concord.log", self.folder / NAME)
+        return Concord(CONFIG, environment, self.folder / "concord.log", self.folder / "state" / NAME)
 
     def _up(self) -> None:
-        self.concord.up("--workers", "2")
+        self.concord.up("--workers", str(WORKERS), "--sink-workers", str(WORKERS))
 
-    def _end(self) -> None:
-        for line in self.lines.values():
-            line.hold(False)
-            line.slow(0)
-        self.concord.down()
+    def _ensure_up(self) -> None:
+        process = self.concord.process
+        if process is None or process.poll() is not None:
+            self._up()
 
     # ---- people and faults ------------------------------------------------------------------------------------------------
 
@@ -289,176 +305,20 @@ class Run:
     def _strike(self, fault: Fault) -> None:
         struck = Struck(fault, time.monotonic(), time.monotonic())
         try:
-            self._does[fault.kind](self, fault)
-        except (psycopg.Error, KafkaException, RuntimeError, OSError, DemoError) as error:  # another fault was in the way
-            struck.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            self._log(f"{fault.kind} ({fault.target}) struck nothing: {struck.error}")
-        else:
-            self._log(f"{fault.kind} ({fault.target})")
+            struck.effect = STRIKES[fault.kind](self.world, fault)
+        except Broken as error:
+            struck.effect = str(error)
+            self.outcome.broken.append(f"{fault.kind} ({fault.target}): {error}")
+        except (Missed, psycopg.Error, KafkaException, RuntimeError, OSError, DemoError) as error:  # another fault was in the way
+            told = str(error) if isinstance(error, Missed) else f"{type(error).__name__}: {error}"
+            struck.error = (told.splitlines() or [""])[0][:200]
+        self._log(f"{fault.kind} ({fault.target}) {'struck nothing: ' + struck.error if struck.error else '· ' + struck.effect}")
         struck.at = time.monotonic()
         self.outcome.struck.append(struck)
 
     def _log(self, line: str) -> None:
         with (self.folder / "faults.log").open("a") as log:
             log.write(f"{time.strftime('%H:%M:%S', time.gmtime())} {line}\n")
-
-    # ---- each kind --------------------------------------------------------------------------------------------------------
-
-    def _pid(self, part: str) -> int | None:
-        told = read_json(self.folder / NAME / "parts" / f"{part}.json")
-        pid = told.get("pid")
-        if not isinstance(pid, int):
-            return None
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            return None
-        return pid if b"console" in command else None  # else somebody else's by now
-
-    def _signal(self, fault: Fault, number: signal.Signals) -> None:
-        pid = self._pid(fault.target)
-        if pid is None:
-            raise DemoError(f"{fault.target} was not running")
-        os.kill(pid, number)
-
-    def _kill(self, fault: Fault) -> None:
-        self._signal(fault, signal.SIGKILL)
-
-    def _term(self, fault: Fault) -> None:
-        self._signal(fault, signal.SIGTERM)
-
-    def _freeze(self, fault: Fault) -> None:
-        pid = self._pid(fault.target)
-        self._signal(fault, signal.SIGSTOP)
-        time.sleep(fault.seconds)
-        with contextlib.suppress(ProcessLookupError):
-            assert pid is not None
-            os.kill(pid, signal.SIGCONT)
-
-    def _supervisor(self, fault: Fault) -> None:
-        with self._supervising:
-            process = self.concord.process
-            assert process is not None
-            process.kill()
-            process.wait()
-            self.concord.down()
-            self._up()
-
-    _supervising = threading.Lock()  # who ends the supervisor starts it again
-
-    def _ensure_up(self) -> None:
-        process = self.concord.process
-        if process is None or process.poll() is not None:
-            self._up()
-
-    def _server(self, fault: Fault) -> None:
-        with self._restarting[fault.target]:
-            self.servers.restart(fault.target)
-
-    _restarting: Mapping[str, threading.Lock] = defaultdict(threading.Lock)
-
-    def _cut(self, fault: Fault) -> None:
-        self.lines[fault.target].cut()
-
-    def _hold(self, fault: Fault) -> None:
-        self.lines[fault.target].hold(True)
-        time.sleep(fault.seconds)
-        self.lines[fault.target].hold(False)
-
-    def _slow(self, fault: Fault) -> None:
-        self.lines[fault.target].slow(0.02)
-        time.sleep(fault.seconds)
-        self.lines[fault.target].slow(0)
-
-    def _state(self, fault: Fault) -> None:
-        """The worker is killed, its folder removed before the supervisor has it back."""
-        self._signal(fault, signal.SIGKILL)
-        shutil.rmtree(self.folder / fault.target, ignore_errors=True)
-
-    def _slot(self, fault: Fault) -> None:
-        slot = f"{NAME}_{fault.target}"
-        with psycopg.connect(self.servers.dsn(fault.target), autocommit=True) as conn:
-            for _ in range(200):
-                conn.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s AND active", [slot])
-                try:
-                    conn.execute("SELECT pg_drop_replication_slot(%s)", [slot])
-                    return
-                except psycopg.errors.ObjectInUse:
-                    time.sleep(0.01)
-                except psycopg.errors.UndefinedObject:
-                    return
-
-    def _offsets(self, fault: Fault) -> None:
-        """As an operator would: stop, set the group back, start."""
-        with self._supervising:
-            self.concord.down()
-            try:
-                self._set_back(f"{NAME}-streams")
-            finally:
-                self._up()
-
-    def _set_back(self, group: str) -> None:
-        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.servers.ports['kafka']}", "log_level": 0})
-        known = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(20).topic_partitions
-        start = [TopicPartition(each.topic, each.partition, 0) for each in known]
-        for _ in range(100):
-            try:
-                admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, start)])[group].result(20)
-                return
-            except KafkaException as error:
-                if error.args[0].code() not in (KafkaError.NON_EMPTY_GROUP, KafkaError.UNKNOWN_MEMBER_ID):
-                    raise
-                time.sleep(0.2)  # a member that was killed is still counted until its session has ended
-
-    def _ddl(self, fault: Fault) -> None:
-        tables = {"crm": ("account", "task_note"), "erp": ("business_partner", "item")}[fault.target]
-        column = f"extra_{self._rng.randint(0, 999_999)}"
-        with psycopg.connect(self.servers.dsn(fault.target), autocommit=True) as conn:
-            for table in tables:
-                conn.execute(f'CREATE TABLE IF NOT EXISTS "{table}" (id int)'.encode())
-                conn.execute(f'ALTER TABLE "{table}" ADD COLUMN "{column}" text DEFAULT \'x\''.encode())
-            time.sleep(0.5)
-            for table in tables:
-                conn.execute(f'ALTER TABLE "{table}" DROP COLUMN "{column}"'.encode())
-
-    def _lock(self, fault: Fault) -> None:
-        table = {"crm": "account", "erp": "business_partner"}[fault.target]
-        with psycopg.connect(self.servers.dsn(fault.target)) as conn:
-            conn.execute(f"SELECT 1 FROM {table} ORDER BY random() LIMIT 50 FOR UPDATE".encode())
-            time.sleep(fault.seconds)
-            conn.rollback()
-
-    def _bulk(self, fault: Fault) -> None:
-        table, column = {"crm": ("account", "website"), "erp": ("business_partner", "url")}[fault.target]
-        with psycopg.connect(self.servers.dsn(fault.target)) as conn:
-            done = 0
-            while done < fault.size:  # one transaction, the same rows several times if need be
-                mark = f"https://bulk.example/{self._rng.randint(0, 10**9)}"
-                done += max(1, conn.execute(f"UPDATE {table} SET {column} = %s".encode(), [mark]).rowcount)
-            conn.commit()
-
-    def _backends(self, fault: Fault) -> None:
-        with psycopg.connect(self.servers.dsn(fault.target, database="postgres"), autocommit=True) as conn:
-            conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'reference'")
-
-    _does: Mapping[Kind, Callable[[Run, Fault], None]] = {
-        Kind.KILL: _kill,
-        Kind.TERM: _term,
-        Kind.FREEZE: _freeze,
-        Kind.SUPERVISOR: _supervisor,
-        Kind.BROKER: _server,
-        Kind.DATABASE: _server,
-        Kind.CUT: _cut,
-        Kind.HOLD: _hold,
-        Kind.SLOW: _slow,
-        Kind.STATE: _state,
-        Kind.SLOT: _slot,
-        Kind.OFFSETS: _offsets,
-        Kind.DDL: _ddl,
-        Kind.LOCK: _lock,
-        Kind.BULK: _bulk,
-        Kind.BACKENDS: _backends,
-    }
 
     # ---- judge ------------------------------------------------------------------------------------------------------------
 

@@ -15,9 +15,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -25,6 +26,7 @@ import psutil
 from console.stack import TWO_MAJORS, free_port
 from console.stack import kafka as kafka_server
 from console.stack import postgres as postgres_server
+from tests.chaos import clock
 
 START_SECONDS = 60.0
 _starter = ThreadPoolExecutor(1, "starts servers")
@@ -34,8 +36,17 @@ SYSTEMS = ("crm", "erp")
 class Server:
     """One server process, and the command that starts it."""
 
-    def __init__(self, name: str, command: list[str], folder: Path, ready: Callable[[int], bool], user: str | None = None) -> None:
-        self.name, self._command, self._folder, self._ready, self._user = name, command, folder, ready, user
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        folder: Path,
+        ready: Callable[[int], bool],
+        user: str | None = None,
+        more: Mapping[str, str] = MappingProxyType({}),  # of its environment
+    ) -> None:
+        self.name, self._command, self._folder, self._ready, self._user, self._more = name, command, folder, ready, user, more
+        self.log = Log(folder.parent / f"{name}.log")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -47,8 +58,8 @@ class Server:
         if self._user:
             account = pwd.getpwnam(self._user)
             options = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        with (self._folder.parent / f"{self.name}.log").open("ab") as log:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")} | dict(self._more)
+        with self.log.file.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
@@ -67,8 +78,15 @@ class Server:
                 raise RuntimeError(f"{self.name} did not answer in {START_SECONDS:g} s")
             time.sleep(0.02)
 
-    def kill(self) -> None:
-        """SIGKILL, of all its processes. Returns when they are gone: a PostgreSQL does not start beside what is left of the one before."""
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> int | None:
+        """SIGKILL, of all its processes. Returns when they are gone: a PostgreSQL does not start beside what is left of the one before.
+
+        Returns its pid; None when it was not running.
+        """
         if self._process is not None and self._process.poll() is None:
             children = psutil.Process(self._process.pid).children(recursive=True)
             self._process.kill()
@@ -77,6 +95,22 @@ class Server:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
             psutil.wait_procs(children, timeout=START_SECONDS)
+            return self._process.pid
+        return None
+
+
+class Log:
+    """What a server has written."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def count(self, text: str) -> int:
+        """How often it says so."""
+        try:
+            return self.file.read_bytes().count(text.encode())
+        except FileNotFoundError:
+            return 0
 
 
 def _die_with_us() -> None:
@@ -84,15 +118,28 @@ def _die_with_us() -> None:
 
 
 class Servers:
-    """`kafka_port` is what clients are told: a proxy's."""
+    """`kafka_port` is what clients are told: a proxy's. `place` makes the folder of Kafka's data. `ahead`: seconds by which a database
+    server's clock is ahead, where clocks can be shifted; else `lacks` says why they cannot."""
 
-    def __init__(self, home: Path, kafka_port: int) -> None:
+    def __init__(
+        self,
+        home: Path,
+        kafka_port: int,
+        place: Callable[[Path], object] = Path.mkdir,
+        ahead: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self.user = postgres_server.unprivileged()
         self._folder = Path(tempfile.mkdtemp(prefix="concord-chaos-"))
         if self.user:
             shutil.chown(self._folder, self.user)
+        made = clock.library(self._folder)
+        self.lacks = made if isinstance(made, str) else None
+        self.clocks = {} if isinstance(made, str) else {system: clock.Clock(self._folder / f"{system}.clock") for system in SYSTEMS}
+        for system, shifted in self.clocks.items():
+            shifted.step(ahead.get(system, 0.0))
+        self._library = made
         self.ports = {"kafka": free_port(), "controller": free_port(), **{system: free_port() for system in SYSTEMS}}
-        self._servers = {"kafka": self._kafka(home, kafka_port)}
+        self._servers = {"kafka": self._kafka(home, kafka_port, place)}
         installs = postgres_server.choose(TWO_MAJORS, postgres_server.installs())
         for system, install in zip(SYSTEMS, (installs[0], installs[-1]), strict=True):
             self._servers[system] = self._postgres(system, postgres_server.reachable(install, home, self.user), install.major)
@@ -111,17 +158,26 @@ class Servers:
     def folder(self) -> Path:
         return self._folder
 
-    def restart(self, name: str) -> None:
-        """SIGKILL, and up again on what is on the disk."""
-        self._servers[name].kill()
+    def restart(self, name: str, away: float = 0) -> int | None:
+        """SIGKILL, and up again on what is on the disk, `away` seconds later. Returns the pid of the one that was killed, if it ran."""
+        pid = self._servers[name].kill()
+        time.sleep(away)
         self._servers[name].start()
+        return pid
+
+    def runs(self, name: str) -> bool:
+        return self._servers[name].runs
+
+    def log(self, name: str) -> Log:
+        return self._servers[name].log
 
     def dsn(self, system: str, port: int | None = None, database: str = "reference") -> str:
         return f"postgresql://postgres@127.0.0.1:{port or self.ports[system]}/{database}"
 
-    def _kafka(self, home: Path, advertised: int) -> Server:
+    def _kafka(self, home: Path, advertised: int, place: Callable[[Path], object]) -> Server:
         folder, port = self._folder / "kafka", self.ports["kafka"]
         folder.mkdir()
+        place(folder / "data")
         settings = kafka_server.settings(folder / "data", port, self.ports["controller"])
         settings = settings.replace(
             f"advertised.listeners=PLAINTEXT://127.0.0.1:{port}", f"advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}"
@@ -142,4 +198,5 @@ class Servers:
         # a slot that somebody forgot must not fill the disk, and the referee's deadlocks are meant
         (data / "postgresql.conf").write_text(postgres_server.settings(major, True) + "deadlock_timeout = '200ms'\n", "utf-8")
         command = postgres_server.run_command(binaries, data, self.ports[system])
-        return Server(system, command, data, lambda pid: postgres_server.is_ready(data, pid), self.user)
+        more = {} if isinstance(self._library, str) else self.clocks[system].environment(self._library)
+        return Server(system, command, data, lambda pid: postgres_server.is_ready(data, pid), self.user, more)

@@ -70,14 +70,14 @@ def test_a_held_line_is_silent_and_open(echo: int) -> None:
     with Proxy(("127.0.0.1", echo)) as proxy, socket.create_connection(("127.0.0.1", proxy.port), 5) as line:
         line.sendall(b"1")
         assert line.recv(1) == b"1"
-        proxy.hold(True)
-        line.sendall(b"2")
-        line.settimeout(0.2)
-        with pytest.raises(TimeoutError):
-            line.recv(1)
+        with proxy.held():
+            line.sendall(b"2")
+            line.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                line.recv(1)
         line.settimeout(5)
-        proxy.hold(False)
         assert line.recv(1) == b"2"
+        assert proxy.held_pieces == 1
 
 
 def test_a_server_that_is_not_there_breaks_the_line() -> None:

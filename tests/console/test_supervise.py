@@ -70,6 +70,23 @@ def test_a_killed_part_is_started_again_and_up_json_says_so(tmp_path: Path) -> N
         assert last_exit["code"] == -9
 
 
+def test_a_disk_without_room_stops_neither_the_supervisor_nor_a_part(tmp_path: Path) -> None:
+    """What it says of itself cannot be written: here something is in the way of the file, as a full disk is."""
+    starts = tmp_path / "starts"
+    in_the_way = tmp_path / f".up.json.{os.getpid()}"
+    in_the_way.mkdir()
+    code = f"import pathlib; pathlib.Path({str(starts)!r}).open('a').write('x')"
+    with running(Supervisor([a_part(code)], tmp_path, backoff=Backoff(first=0.05))):
+        wait_until(lambda: starts.exists() and len(starts.read_text()) >= 3, "it is not started again")
+        assert not (tmp_path / "up.json").exists()
+        in_the_way.rmdir()
+        wait_until(lambda: told(tmp_path, "sink-erp-0").get("restarts"), "it does not say so once there is room")
+    (tmp_path / "parts" / f".sink-erp-0.json.{os.getpid()}").mkdir(parents=True)
+    with being("sink-erp-0", tmp_path) as part:
+        part.tell(state="running")
+        assert is_held(tmp_path / "parts" / "sink-erp-0.lock")
+
+
 def test_a_part_that_keeps_dying_waits_longer_each_time(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     code = f"import time; open({str(starts)!r}, 'a').write(f'{{time.monotonic()}}\\n')"

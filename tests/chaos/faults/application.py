@@ -1,0 +1,158 @@
+"""What people's own programs do to the two databases beside their usual work."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import psycopg
+from psycopg import sql
+
+from tests.chaos.faults.plan import Fault
+from tests.chaos.faults.world import Missed, World, seen
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+CUSTOMERS = {"crm": "account", "erp": "business_partner"}
+# Rows that are renamed in the other system all the time: whoever holds one meets the sink.
+PROBED = {
+    "crm": "SELECT id FROM account WHERE vat_number LIKE 'PROBE-%'",
+    "erp": "SELECT id FROM business_partner WHERE tax_id LIKE 'PROBE-%'",
+}
+MET_SECONDS = 15.0
+
+# Sessions of sinks that wait for one of ours.
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'concord sink%%' AND %s = ANY (pg_blocking_pids(pid))"
+
+
+@contextlib.contextmanager
+def _transaction(world: World, system: str) -> Iterator[Connection]:
+    """Rolled back at the end."""
+    with world.database(system) as conn, conn.transaction(force_rollback=True):
+        yield conn
+
+
+def _waits(watch: Connection, holder: Connection) -> bool:
+    row = watch.execute(WAITING, [holder.info.backend_pid]).fetchone()
+    return row is not None and bool(row[0])
+
+
+def hold_locks(world: World, fault: Fault) -> str:
+    table = CUSTOMERS[fault.target]
+    with world.database(fault.target) as watch, _transaction(world, fault.target) as conn:
+        conn.execute(f"SELECT 1 FROM {table} WHERE id IN ({PROBED[fault.target]}) FOR UPDATE".encode())
+        conn.execute(f"SELECT 1 FROM {table} ORDER BY random() LIMIT 50 FOR UPDATE SKIP LOCKED".encode())
+        if not seen(lambda: _waits(watch, conn), MET_SECONDS):
+            raise Missed("no sink wanted the rows")
+        time.sleep(fault.seconds)
+    return f"a sink waited for {fault.seconds:.1f} s"
+
+
+def deadlock(world: World, fault: Fault) -> str:
+    """We hold what the sink wants next; as soon as it waits we want what it holds. The server ends one of the two, most often the sink."""
+    table, log = CUSTOMERS[fault.target], world.servers.log(fault.target)
+    before, tries, deadline = log.count("deadlock detected"), 0, time.monotonic() + MET_SECONDS
+    with world.database(fault.target) as watch:
+        while log.count("deadlock detected") == before:
+            if time.monotonic() > deadline:
+                raise Missed(f"no deadlock in {tries} tries")
+            tries += 1
+            with contextlib.suppress(psycopg.errors.DeadlockDetected), _transaction(world, fault.target) as conn:
+                conn.execute("SET LOCAL deadlock_timeout = '10s'")  # the sink's is 200 ms: it looks first
+                conn.execute(f"SELECT 1 FROM {table} WHERE id IN ({PROBED[fault.target]}) FOR UPDATE".encode())
+                if seen(lambda conn=conn: _waits(watch, conn), 2):  # type: ignore[misc]
+                    conn.execute("SET LOCAL lock_timeout = '3s'")
+                    with contextlib.suppress(psycopg.errors.LockNotAvailable):
+                        conn.execute(f"SELECT 1 FROM {table} FOR UPDATE".encode())
+    return f"the server ended {log.count('deadlock detected') - before} of them, after {tries} tries"
+
+
+def serialize(world: World, fault: Fault) -> str:
+    """For a while new sessions, the sinks' among them, are SERIALIZABLE by default, and rows change under a sink that waits for them."""
+    table, log = CUSTOMERS[fault.target], world.servers.log(fault.target)
+    told = "could not serialize"
+    before, tries, deadline = log.count(told), 0, time.monotonic() + MET_SECONDS + fault.seconds
+    with world.lock(f"isolation {fault.target}"), world.database(fault.target) as watch:
+        watch.execute("ALTER DATABASE reference SET default_transaction_isolation = 'serializable'")
+        try:
+            _connect_anew(watch)
+            while log.count(told) == before and time.monotonic() < deadline:
+                tries += 1
+                with world.database(fault.target) as conn, conn.transaction():
+                    conn.execute(f"UPDATE {table} SET id = id WHERE id IN ({PROBED[fault.target]})".encode())
+                    seen(lambda conn=conn: _waits(watch, conn), 2)  # type: ignore[misc]
+            time.sleep(fault.seconds)
+        finally:
+            watch.execute("ALTER DATABASE reference RESET default_transaction_isolation")
+            _connect_anew(watch)
+    if log.count(told) == before:
+        raise Missed(f"no serialization failure in {tries} tries")
+    return f"{log.count(told) - before} serialization failures"
+
+
+def _connect_anew(conn: Connection) -> None:
+    conn.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'reference' AND application_name LIKE 'concord sink%'"
+    )
+
+
+def save_in_bulk(world: World, fault: Fault) -> str:
+    """One transaction: a tenth of it new customers, for the rest all customers are saved, several times if need be."""
+    copied = {
+        "crm": (
+            "account (id, type, name, billing_country, segment, payment_terms, is_active, owner_login, created_at, updated_at)",
+            "gen_random_uuid(), 'customer', 'bulk ' || n, 'DE', 'gold', 'net30', true, 'bulk', now(), now()",
+        ),
+        "erp": (
+            "business_partner (number, kind, legal_name, country, class, payment_days, credit_limit, active, dunning_level, currency,"
+            " language, company, create_uid, create_date, write_date)",
+            "'K' || nextval('partner_number_seq'), 'customer', 'bulk ' || n, 'DEU', 'A', 30, 0, true, 0, 'EUR', 'de', 1, 1, now(), now()",
+        ),
+    }
+    table, column = {"crm": ("account", "website"), "erp": ("business_partner", "url")}[fault.target]
+    into, values = copied[fault.target]
+    with world.database(fault.target) as conn, conn.transaction():
+        done = conn.execute(f"INSERT INTO {into} SELECT {values} FROM generate_series(1, %s) n".encode(), [fault.size // 10]).rowcount
+        while done < fault.size:
+            mark = f"https://bulk.example/{world.rng.randint(0, 10**9)}"
+            rest = fault.size - done
+            query = f"UPDATE {table} SET {column} = %s WHERE id IN (SELECT id FROM {table} LIMIT %s)"
+            done += max(1, conn.execute(query.encode(), [mark, rest]).rowcount)
+    return f"{done} rows in one transaction"
+
+
+def change_tables(world: World, fault: Fault) -> str:
+    """A column more and less, of a mapped and of an unmapped table; a mapped column wider; an index; a table more and less."""
+    mapped, unmapped, column, types = {
+        "crm": ("account", "task_note", "credit_limit", ("numeric(14,2)", "numeric(12,2)")),
+        "erp": ("business_partner", "chaos_note", "street", ("varchar(4000)", "text")),
+    }[fault.target]
+    extra = f"extra_{world.rng.randint(0, 999_999)}"
+
+    def all_of(*statements: str) -> None:
+        for statement in statements:
+            conn.execute(
+                sql.SQL(statement).format(
+                    mapped=sql.Identifier(mapped),
+                    unmapped=sql.Identifier(unmapped),
+                    extra=sql.Identifier(extra),
+                    column=sql.Identifier(column),
+                )
+            )
+
+    with world.lock(f"tables {fault.target}"), world.database(fault.target) as conn:
+        all_of(
+            "CREATE TABLE IF NOT EXISTS {unmapped} (id int)",
+            "ALTER TABLE {unmapped} ADD COLUMN {extra} text DEFAULT 'x'",
+            "ALTER TABLE {mapped} ADD COLUMN {extra} text DEFAULT 'x'",
+            "CREATE INDEX {extra} ON {mapped} ({extra})",
+            f"ALTER TABLE {{mapped}} ALTER COLUMN {{column}} TYPE {types[0]}",
+        )
+        time.sleep(0.5)
+        all_of(
+            f"ALTER TABLE {{mapped}} ALTER COLUMN {{column}} TYPE {types[1]}",
+            "ALTER TABLE {mapped} DROP COLUMN {extra}",
+            "ALTER TABLE {unmapped} DROP COLUMN {extra}",
+        )
+    return f"{mapped} and {unmapped} changed and changed back"
