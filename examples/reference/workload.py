@@ -191,6 +191,12 @@ class Workload:
             self.journal.actions[name] += 1
         except (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation) as error:
             self.journal.refused[f"{name} {error.sqlstate}"] += 1
+        except errors.FeatureNotSupported as error:  # a column has another type now than the statement was prepared for
+            if self.reconnect is None:
+                raise
+            self.journal.refused[f"{name} {error.sqlstate}"] += 1
+            self.conn.close()
+            self._connect_again(self.reconnect)
         except psycopg.OperationalError as error:  # the server is gone; nobody knows whether the last commit went through
             if self.reconnect is None or not (self.conn.closed or self.conn.broken):
                 raise

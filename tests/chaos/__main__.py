@@ -3,6 +3,10 @@
     python -m tests.chaos --seed 1 --runs 3 --minutes 2 --faults 40      seeds 1, 2 and 3
     python -m tests.chaos --report docs/chaos.md                         also writes the page, and its figures beside it as JSON
 
+A full disk is a tmpfs that shrinks to what is in it, in a mount namespace of the run's own: that needs root. Clocks that differ and step are
+a library in front of the PostgreSQL servers' gettimeofday: that needs a C compiler. Without either the run says so and goes on without those
+faults.
+
 Exit status: 0 when nothing was lost, doubled, looped or diverged in any run, 1 when something was, 2 when a run could not be made.
 A run that went wrong says of which thing, with its whole history across both logs and all topics, and keeps its logs.
 """

@@ -7,7 +7,7 @@
     services     Kafka and PostgreSQL: SIGKILL, their sessions ended, slots dropped and invalidated, clocks that step
     disks        a full disk for Kafka and for the streams' state
     application  what people's own programs do: locks, deadlocks, serialization failures, bulk transactions, DDL
-    operator     what the operator does meanwhile: consumer offsets set back, a snapshot
+    operator     what the operator does meanwhile: consumer offsets set back, a snapshot, a replay
 
 Each is a function `(world, fault) → what was seen to happen`. A fault that was not seen to happen raises `Missed` and is not counted; one
 that happened, and which the pipeline answered wrongly at once, raises `Broken`. What comes of it later the referee judges.
@@ -49,4 +49,5 @@ STRIKES: Mapping[Kind, Callable[[World, Fault], str]] = {
     Kind.BULK: application.save_in_bulk,
     Kind.OFFSETS: operator.set_offsets_back,
     Kind.SNAPSHOT: operator.snapshot,
+    Kind.REPLAY: operator.replay,
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from typing import Any
+
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
@@ -44,9 +47,26 @@ def _set_back(world: World, group: str) -> int:
 
 
 def snapshot(world: World, fault: Fault) -> str:
-    status, told = world.concord.ask("snapshot", fault.target, fault.table)
-    if status == 2 or told.get("state") in ("waiting", "replaced"):
-        raise Missed(f"concord snapshot {fault.target} {fault.table}: {told.get('error') or told.get('state')}")
+    told = _asked(world, "snapshot", fault.target, fault.what)
+    return f"{fault.target}.{fault.what} was read again: {told.get('rows')} rows"
+
+
+def replay(world: World, fault: Fault) -> str:
+    told = _asked(world, "replay", fault.target, "--from", fault.what)
+    if not told.get("records"):
+        raise Missed(f"nothing was captured from {fault.target} within {fault.what}")
+    return f"{told['records']} records of {fault.target} are read again, from {fault.what}"
+
+
+def _asked(world: World, *words: str) -> dict[str, Any]:
+    """What the command told. Raises Missed when it could not be asked or nobody comes to it now, Broken when it was refused."""
+    said = f"concord {' '.join(words)}"
+    try:
+        status, told = world.concord.ask(*words)
+    except subprocess.TimeoutExpired as error:
+        raise Missed(f"{said} is not done after {error.timeout:.0f} s") from None
+    if status == 2 or told.get("state") in ("waiting", "replaced", "asked", "queued", "reading"):
+        raise Missed(f"{said}: {told.get('error') or told.get('state')}")
     if status:
-        raise Broken(f"concord snapshot {fault.target} {fault.table} ended with {status}: {told}")
-    return f"{fault.target}.{fault.table} read again: {told.get('rows')} rows"
+        raise Broken(f"{said} ended with {status}: {told}")
+    return told

@@ -46,6 +46,7 @@ class Kind(StrEnum):
     BULK = "a bulk transaction"
     OFFSETS = "the consumer groups' offsets set back to the start"
     SNAPSHOT = "concord snapshot"
+    REPLAY = "concord replay"
 
 
 # How often, relative to each other; what stops everything for long is rarer.
@@ -75,6 +76,7 @@ WEIGHTS = {
     Kind.BULK: 3,
     Kind.OFFSETS: 2,
     Kind.SNAPSHOT: 3,
+    Kind.REPLAY: 2,
 }
 # What a short run in the test suite draws from: all that is over within seconds.
 KINDS_OF_TEST = tuple(kind for kind in Kind if kind not in (Kind.STOP, Kind.OFFSETS, Kind.DISK, Kind.STATE_DISK, Kind.SLOT, Kind.INVALID))
@@ -87,15 +89,17 @@ class Fault:
     target: str
     seconds: float = 0  # how long it lasts; 0: an instant. Of a clock: by how much it steps
     size: int = 0  # rows, of a bulk transaction
-    table: str = ""  # that is read again
+    what: str = ""  # is read again: a table of a snapshot, the start of a replay
 
 
 def drawn(seed: int, count: int, seconds: float, bulk_rows: int, only: Collection[Kind] = ()) -> list[Fault]:
-    """`count` faults at random instants of a run, in order; several may be at work at once."""
+    """`count` faults at random instants of a run, in order; several may be at work at once. With `only`, each of these kinds at least once
+    if there are as many faults."""
     rng = random.Random(f"chaos {seed}")
     kinds = [kind for kind in WEIGHTS if kind in only or not only]
     weights = [WEIGHTS[kind] for kind in kinds]
-    faults = [_drawn(rng, rng.choices(kinds, weights)[0], rng.uniform(0, seconds), bulk_rows) for _ in range(count)]
+    chosen = [*(kinds if only else ()), *rng.choices(kinds, weights, k=count)][:count]
+    faults = [_drawn(rng, kind, rng.uniform(0, seconds), bulk_rows) for kind in chosen]
     return sorted(faults, key=lambda fault: fault.at)
 
 
@@ -135,4 +139,6 @@ def _drawn(rng: random.Random, kind: Kind, at: float, bulk_rows: int) -> Fault:
             return Fault(at, kind, rng.choice(SYSTEMS), size=rng.randint(bulk_rows // 2, bulk_rows))
         case Kind.SNAPSHOT:
             system = rng.choice(SYSTEMS)
-            return Fault(at, kind, system, table=rng.choice(TABLES[system]))
+            return Fault(at, kind, system, what=rng.choice(TABLES[system]))
+        case Kind.REPLAY:
+            return Fault(at, kind, rng.choice(SYSTEMS), what=rng.choice(("earliest", "20s", "5s")))
