@@ -3,9 +3,9 @@
     python -m tests.chaos --seed 1 --runs 3 --minutes 2 --faults 40      seeds 1, 2 and 3
     python -m tests.chaos --report docs/chaos.md                         also writes the page, and its figures beside it as JSON
 
-A full disk is a tmpfs that shrinks to what is in it, in a mount namespace of the run's own: that needs root. Clocks that differ and step are
-a library in front of the PostgreSQL servers' gettimeofday: that needs a C compiler. Without either the run says so and goes on without those
-faults.
+A full disk is a tmpfs that shrinks to what is in it, in a mount namespace of the run's own: that needs root. Clocks that differ and step
+are a library in front of the PostgreSQL servers' gettimeofday: that needs a C compiler. Without either the run says so and goes on without
+those faults.
 
 Exit status: 0 when nothing was lost, doubled, looped or diverged in any run, 1 when something was, 2 when a run could not be made.
 A run that went wrong says of which thing, with its whole history across both logs and all topics, and keeps its logs.
@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=2.0, help="how long people work in each run")
     parser.add_argument("--faults", type=int, default=40, help="in each run")
     parser.add_argument("--rate", type=float, default=40.0, help="row changes a second, each side")
+    parser.add_argument("--share", type=float, default=0.3, help="how much of the reference data is there at the start")
     parser.add_argument("--bulk-rows", type=int, default=2000, help="rows of a bulk transaction, at most")
     names = [kind.name.lower() for kind in Kind]
     parser.add_argument("--only", choices=names, nargs="+", default=[], metavar="KIND", help=f"only these faults: {', '.join(names)}")
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         for seed in range(args.seed, args.seed + args.runs):
             folder = HOME / "chaos" / f"seed-{seed}"
             only = tuple(Kind[name.upper()] for name in args.only)
-            options = Options(seed, args.minutes * 60, args.faults, args.rate, args.bulk_rows, only=only, no_disks=no_disks)
+            options = Options(seed, args.minutes * 60, args.faults, args.rate, args.bulk_rows, args.share, only, no_disks=no_disks)
             outcomes.append(Run(options, console, folder)())
             if not outcomes[-1].good:
                 _tell(console, outcomes[-1], folder)

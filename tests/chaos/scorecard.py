@@ -115,8 +115,8 @@ def page(outcomes: Sequence[Outcome]) -> str:
         "",
         "A fault counts when it was seen to happen: the process ended, a session waited, the server's log says so. *Struck nothing*:",
         "another one was in the way, or nobody met it. A full disk is a tmpfs that shrinks to what is in it (for Kafka's data, and for the",
-        "folder where our parts say that they live; the streams' tables are in memory and in Kafka); clocks step through a library in front",
-        "of PostgreSQL's `gettimeofday`. Not among the faults: several brokers.",
+        "folder where our parts say that they live; the streams' tables are in memory and in Kafka); clocks step through a library in",
+        "front of PostgreSQL's `gettimeofday`. Not among the faults: several brokers.",
         "",
     ]
     return "\n".join(lines)
