@@ -6,10 +6,12 @@ And one short run. The long ones take minutes each and are `make chaos`.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +23,9 @@ from examples.drive import ROOT
 from examples.reference import load
 from schemas.registry import MemoryRegistry
 from schemas.serde import Codec
-from tests.chaos import truth
+from tests.chaos import clock, truth
 from tests.chaos.faults import KINDS_OF_TEST, Kind, drawn
+from tests.chaos.faults.disks import Disk
 from tests.chaos.history import Histories, Record
 from tests.chaos.proxy import Proxy
 
@@ -98,6 +101,65 @@ def _heard(line: socket.socket) -> bytes:
         return line.recv(1)
     except ConnectionResetError:
         return b""
+
+
+# ---- the disk and the clock --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    try:
+        made = Disk(tmp_path / "small")
+    except OSError as error:
+        pytest.skip(f"a file system of its own cannot be mounted here, run as root: {error}")
+    yield made
+    made.unmount()
+
+
+def test_a_full_disk_takes_nothing_until_there_is_room(disk: Disk) -> None:
+    (disk.folder / "before").write_bytes(b"x" * 100_000)
+    assert disk.fill()
+    with pytest.raises(OSError, match="No space left"):
+        (disk.folder / "more").write_bytes(b"x" * 10_000)
+    assert (disk.folder / "before").stat().st_size == 100_000
+    disk.free()
+    (disk.folder / "more").write_bytes(b"x" * 10_000)
+    assert (disk.folder / "more").stat().st_size == 10_000
+
+
+# What PostgreSQL asks, asked again after a line on standard input.
+ASK_THE_TIME = """
+import ctypes
+for _ in range(3):
+    now = (ctypes.c_long * 2)()
+    ctypes.CDLL(None).gettimeofday(now, None)
+    print(now[0], flush=True)
+    input()
+"""
+
+
+def test_a_clock_steps_forth_and_back_while_a_program_runs(tmp_path: Path) -> None:
+    made = clock.library(tmp_path)
+    if isinstance(made, str):
+        pytest.skip(made)
+    shifted = clock.Clock(tmp_path / "shift")
+    asked = subprocess.Popen(
+        [sys.executable, "-c", ASK_THE_TIME],
+        env={**os.environ, **shifted.environment(made)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with asked:
+        assert asked.stdin is not None
+        assert asked.stdout is not None
+        told = []
+        for step in (10_000, -30_000, 0):
+            told.append(int(asked.stdout.readline()) - int(time.time()))
+            shifted.step(step)
+            asked.stdin.write("\n")
+            asked.stdin.flush()
+    assert [round(seconds, -3) for seconds in told] == [0, 10_000, -20_000]
 
 
 # ---- the referee -------------------------------------------------------------------------------------------------------------
