@@ -42,6 +42,7 @@ from tests.chaos.watch import Watch
 CONFIG = ROOT / "examples" / "reference" / "concord.yaml"
 NAME = "chaos"
 SNAPSHOT_SECONDS, SETTLE_SECONDS, QUIET_SECONDS = 240.0, 180.0, 3.0
+ROWS_A_SECOND = 100  # of a bulk transaction, on a slow machine
 PROBE_SECONDS = 0.25
 HISTORIES = 60  # of things that went wrong, at most
 
@@ -56,6 +57,11 @@ class Options:
     share: float = 0.3  # of the reference data
     only: tuple[Kind, ...] = ()  # kinds of faults; (): all
     no_disks: str | None = None  # why there are no small file systems; None: there are
+
+    @property
+    def patience(self) -> float:
+        """Seconds in which everything must have come through after the last fault."""
+        return SETTLE_SECONDS + self.bulk_rows / ROWS_A_SECOND
 
 
 @dataclass
@@ -265,7 +271,7 @@ class Run:
         self._stopping.set()
         for probe in probes:
             probe.join(10)
-        self.outcome.status = self.concord.settle(SETTLE_SECONDS)  # the probes' last change, too
+        self.outcome.status = self.concord.settle(self.options.patience)  # the probes' last change, too
 
     def _application(self, system: str) -> Application:
         options = self.options
@@ -289,18 +295,18 @@ class Run:
                 struck.over = time.monotonic()
 
     def _settle(self, probes: list[Probe]) -> None:
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + self.options.patience
         while any(struck.over is None for struck in self.outcome.struck):
             self._note(probes)
             if time.monotonic() > deadline:
                 told = ", ".join(f"from {probe.system} {time.monotonic() - probe.arrived:.0f} s ago" for probe in probes)
                 _, status = self.concord.ask("status")
                 raise DemoError(
-                    f"seed {self.options.seed}: not everything comes through any more, {SETTLE_SECONDS:.0f} s after the last fault:"
+                    f"seed {self.options.seed}: not everything comes through any more, {self.options.patience:.0f} s after the last fault:"
                     f" the last to arrive was written {told}\n{json.dumps(status, indent=1)}"
                 )
             self._stopping.wait(0.1)
-        self.concord.settle(SETTLE_SECONDS)
+        self.concord.settle(self.options.patience)
 
     def _strike(self, fault: Fault) -> None:
         struck = Struck(fault, time.monotonic(), time.monotonic())

@@ -14,13 +14,14 @@ from tests.chaos.faults.world import Missed, World, seen
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
-CUSTOMERS = {"crm": "account", "erp": "business_partner"}
+CUSTOMERS = {"crm": ("account", "vat_number", "phone"), "erp": ("business_partner", "tax_id", "telephone")}  # table, what matches, a field
+WRITTEN = {"crm": "updated_at", "erp": "write_date"}  # a column that our application may set to what it is
 # Rows that are renamed in the other system all the time: whoever holds one meets the sink.
 PROBED = {
     "crm": "SELECT id FROM account WHERE vat_number LIKE 'PROBE-%'",
     "erp": "SELECT id FROM business_partner WHERE tax_id LIKE 'PROBE-%'",
 }
-MET_SECONDS = 15.0
+MET_SECONDS, DEADLOCK_SECONDS = 15.0, 30.0
 
 # Sessions of sinks that wait for one of ours.
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'concord sink%%' AND %s = ANY (pg_blocking_pids(pid))"
@@ -39,7 +40,7 @@ def _waits(watch: Connection, holder: Connection) -> bool:
 
 
 def hold_locks(world: World, fault: Fault) -> str:
-    table = CUSTOMERS[fault.target]
+    table, _, _ = CUSTOMERS[fault.target]
     with world.database(fault.target) as watch, _transaction(world, fault.target) as conn:
         conn.execute(f"SELECT 1 FROM {table} WHERE id IN ({PROBED[fault.target]}) FOR UPDATE".encode())
         conn.execute(f"SELECT 1 FROM {table} ORDER BY random() LIMIT 50 FOR UPDATE SKIP LOCKED".encode())
@@ -50,27 +51,37 @@ def hold_locks(world: World, fault: Fault) -> str:
 
 
 def deadlock(world: World, fault: Fault) -> str:
-    """We hold what the sink wants next; as soon as it waits we want what it holds. The server ends one of the two, most often the sink."""
-    table, log = CUSTOMERS[fault.target], world.servers.log(fault.target)
-    before, tries, deadline = log.count("deadlock detected"), 0, time.monotonic() + MET_SECONDS
-    with world.database(fault.target) as watch:
-        while log.count("deadlock detected") == before:
+    """Ten customers are changed on the other side in one transaction while we hold one of them here. As soon as the sink waits for it we want
+    the others, which it may hold. The server ends one of the two, most often the sink."""
+    here, other = fault.target, "erp" if fault.target == "crm" else "crm"
+    log, told = world.servers.log(here), "deadlock detected"
+    before, tries, deadline = log.count(told), 0, time.monotonic() + DEADLOCK_SECONDS
+    with world.database(here) as watch, world.database(other) as away:
+        while log.count(told) == before:
             if time.monotonic() > deadline:
                 raise Missed(f"no deadlock in {tries} tries")
             tries += 1
-            with contextlib.suppress(psycopg.errors.DeadlockDetected), _transaction(world, fault.target) as conn:
-                conn.execute("SET LOCAL deadlock_timeout = '10s'")  # the sink's is 200 ms: it looks first
-                conn.execute(f"SELECT 1 FROM {table} WHERE id IN ({PROBED[fault.target]}) FOR UPDATE".encode())
-                if seen(lambda conn=conn: _waits(watch, conn), 2):  # type: ignore[misc]
-                    conn.execute("SET LOCAL lock_timeout = '3s'")
-                    with contextlib.suppress(psycopg.errors.LockNotAvailable):
-                        conn.execute(f"SELECT 1 FROM {table} FOR UPDATE".encode())
-    return f"the server ended {log.count('deadlock detected') - before} of them, after {tries} tries"
+            _try_to_deadlock(world, here, watch, away, other)
+    return f"the server ended {log.count(told) - before}, after {tries} tries"
+
+
+def _try_to_deadlock(world: World, here: str, watch: Connection, away: Connection, other: str) -> None:
+    (table, match, _), (there, match_there, phone) = CUSTOMERS[here], CUSTOMERS[other]
+    ten = f"SELECT {match_there} FROM {there} WHERE {match_there} LIKE 'DE%%' ORDER BY random() LIMIT 10"
+    shared = [value for (value,) in away.execute(ten.encode(), [])]
+    with contextlib.suppress(psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable), _transaction(world, here) as conn:
+        conn.execute("SET LOCAL deadlock_timeout = '10s'")  # the sink's is 200 ms: it looks first
+        conn.execute("SET LOCAL lock_timeout = '3s'")
+        conn.execute(f"SELECT 1 FROM {table} WHERE {match} = %s FOR UPDATE".encode(), [world.rng.choice(shared)])
+        called = f"+49 {world.rng.randint(10**6, 10**7)}"
+        away.execute(f"UPDATE {there} SET {phone} = %s WHERE {match_there} = ANY (%s)".encode(), [called, shared])
+        if seen(lambda: _waits(watch, conn), 3):
+            conn.execute(f"SELECT 1 FROM {table} WHERE {match} = ANY (%s) FOR UPDATE".encode(), [shared])
 
 
 def serialize(world: World, fault: Fault) -> str:
     """For a while new sessions, the sinks' among them, are SERIALIZABLE by default, and rows change under a sink that waits for them."""
-    table, log = CUSTOMERS[fault.target], world.servers.log(fault.target)
+    (table, _, _), written, log = CUSTOMERS[fault.target], WRITTEN[fault.target], world.servers.log(fault.target)
     told = "could not serialize"
     before, tries, deadline = log.count(told), 0, time.monotonic() + MET_SECONDS + fault.seconds
     with world.lock(f"isolation {fault.target}"), world.database(fault.target) as watch:
@@ -80,7 +91,7 @@ def serialize(world: World, fault: Fault) -> str:
             while log.count(told) == before and time.monotonic() < deadline:
                 tries += 1
                 with world.database(fault.target) as conn, conn.transaction():
-                    conn.execute(f"UPDATE {table} SET id = id WHERE id IN ({PROBED[fault.target]})".encode())
+                    conn.execute(f"UPDATE {table} SET {written} = {written} WHERE id IN ({PROBED[fault.target]})".encode())
                     seen(lambda conn=conn: _waits(watch, conn), 2)  # type: ignore[misc]
             time.sleep(fault.seconds)
         finally:
