@@ -51,8 +51,8 @@ def hold_locks(world: World, fault: Fault) -> str:
 
 
 def deadlock(world: World, fault: Fault) -> str:
-    """Ten customers are changed on the other side in one transaction while we hold one of them here. As soon as the sink waits for it we want
-    the others, which it may hold. The server ends one of the two, most often the sink."""
+    """Ten customers are changed on the other side in one transaction while we hold one of them here. As soon as the sink waits for it we
+    want the others, which it may hold. The server ends one of the two, most often the sink."""
     here, other = fault.target, "erp" if fault.target == "crm" else "crm"
     log, told = world.servers.log(here), "deadlock detected"
     before, tries, deadline = log.count(told), 0, time.monotonic() + DEADLOCK_SECONDS
