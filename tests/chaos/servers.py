@@ -28,7 +28,7 @@ from console.stack import kafka as kafka_server
 from console.stack import postgres as postgres_server
 from tests.chaos import clock
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 _starter = ThreadPoolExecutor(1, "starts servers")
 SYSTEMS = ("crm", "erp")
 

@@ -31,18 +31,18 @@ def _set_back(world: World, group: str) -> int:
 
     def altered() -> bool:
         try:
-            admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, start)])[group].result(20)
+            told = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, start)])[group].result(20)
         except KafkaException as error:
             if error.args[0].code() not in (KafkaError.NON_EMPTY_GROUP, KafkaError.UNKNOWN_MEMBER_ID):
                 raise
             return False  # a member that was killed is still counted until its session has ended
-        return True
+        return not any(each.error for each in told.topic_partitions)
 
     if not seen(altered, 30):
         raise Missed(f"group {group} still has members")
     back = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(20).topic_partitions
-    if any(each.offset for each in back):
-        raise Missed(f"group {group} did not go back")
+    if left := [f"{each.topic}@{each.partition}/{each.offset}" for each in back if each.offset > 0]:
+        raise Missed(f"group {group} did not go back: {', '.join(left)}")
     return sum(max(each.offset, 0) for each in known)
 
 
