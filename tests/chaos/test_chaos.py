@@ -24,7 +24,7 @@ from examples.reference import load
 from schemas.registry import MemoryRegistry
 from schemas.serde import Codec
 from tests.chaos import clock, truth
-from tests.chaos.faults import KINDS_OF_TEST, Kind, drawn
+from tests.chaos.faults import KINDS_OF_TEST, STRIKES, Kind, drawn
 from tests.chaos.faults.disks import Disk
 from tests.chaos.history import Histories, Record
 from tests.chaos.proxy import Proxy
