@@ -266,12 +266,12 @@ class Run:
         stopped = time.monotonic()
         say(self.console, f"people have stopped after {len(self.outcome.struck)} faults; waiting until nothing is in flight")
         self._ensure_up()
-        self._settle(probes)
-        self.outcome.settled_after = time.monotonic() - stopped
+        self._until_over(probes)
         self._stopping.set()
-        for probe in probes:
+        for probe in probes:  # with them at work something is always in flight
             probe.join(10)
-        self.outcome.status = self.concord.settle(self.options.patience)  # the probes' last change, too
+        self.outcome.status = self.concord.settle(self.options.patience)
+        self.outcome.settled_after = time.monotonic() - stopped
 
     def _application(self, system: str) -> Application:
         options = self.options
@@ -294,7 +294,7 @@ class Run:
             if struck.over is None and arrived > struck.at:
                 struck.over = time.monotonic()
 
-    def _settle(self, probes: list[Probe]) -> None:
+    def _until_over(self, probes: list[Probe]) -> None:
         deadline = time.monotonic() + self.options.patience
         while any(struck.over is None for struck in self.outcome.struck):
             self._note(probes)
@@ -306,7 +306,6 @@ class Run:
                     f" the last to arrive was written {told}\n{json.dumps(status, indent=1)}"
                 )
             self._stopping.wait(0.1)
-        self.concord.settle(self.options.patience)
 
     def _strike(self, fault: Fault) -> None:
         struck = Struck(fault, time.monotonic(), time.monotonic())
