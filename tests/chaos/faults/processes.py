@@ -15,7 +15,7 @@ from examples.drive import start, stop
 from tests.chaos.faults.plan import Fault
 from tests.chaos.faults.world import Broken, Missed, World, seen
 
-RUNNING_SECONDS = 5.0  # a part that another fault has just ended is given so long to be back
+RUNNING_SECONDS = 20.0  # a part that another fault has just ended is given so long to be back
 GONE_SECONDS = 40.0  # a stop may wait for a line that is held and for a server that is being started again
 REFUSED_SECONDS = 60.0
 
