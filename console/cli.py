@@ -9,6 +9,7 @@ What a command needs is imported when it runs: `concord status` must not pay for
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
 import gc
@@ -16,7 +17,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -31,6 +32,7 @@ from schemas.errors import ConcordError, ConfigError, Problem
 if TYPE_CHECKING:
     from console.decide import Selection
     from console.match.file import Unacceptable
+    from console.replay import Plan
     from console.stack import StackState
     from schemas.config import Config
 
@@ -546,27 +548,33 @@ def snapshot(
 
 @command(cli, "replay", report=True)
 @click.argument("system")
-@click.option("--from", "start", required=True, metavar="OFFSET|TIME", help="Where to begin; see above.")
-@click.option("--table", "tables", multiple=True, help="Only this table's events; may be given again.")
-@click.option("--anyway", is_flag=True, help="Replay what is there where the topics do not reach back so far.")
+@click.option("--from", "start", metavar="OFFSET|TIME", help="Where to begin; see above.")
+@click.option("--rebuild", is_flag=True, help="Write the system again, from what is agreed (golden.*).")
+@click.option("--dry-run", "dry", is_flag=True, help="Say what would change, and change nothing.")
+@click.option("--table", "tables", multiple=True, help="With --from: only this table's events; may be given again.")
+@click.option("--anyway", is_flag=True, help="Go on where it says that something is missing.")
 @click.option("--by", help="Who asks for it, for the log.  [default: you]")
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until all has been read again.")
+@click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="Name so many changes; all are counted.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="With --from: wait until all has been read again.")
 def replay(
     file: Path,
     debug: bool,
     as_json: bool,
     system: str,
-    start: str,
+    start: str | None,
+    rebuild: bool,
+    dry: bool,
     tables: tuple[str, ...],
     anyway: bool,
     by: str | None,
+    limit: int,
     wait: bool,
 ) -> int:
-    """Read a system's events again, from an offset or a time, while everything runs.
+    """Read a system's events again (--from), or write a system that was lost again (--rebuild).
 
-    Heals what was lost of Concord's own: rows of the schema concord, state of the streams, golden records, and what follows from them in
-    the systems. Nothing becomes older by it: an event that is known changes nothing, and a newer value stays. After a loss of the streams'
-    whole state, replay every system.
+    --from heals what was lost of Concord's own: rows of the schema concord, state of the streams, golden records, and what follows from
+    them in the systems. It works while everything runs, with any number of workers, and survives their crashes. Nothing becomes older by
+    it: an event that is known changes nothing, and a newer value stays. After a loss of the streams' whole state, replay every system.
 
     \b
     --from earliest                        everything that Kafka still has
@@ -575,9 +583,19 @@ def replay(
     --from 4711                            from this offset on, in every partition
     --from crm.public.account@1/4711       in this partition alone, as dead letters and logs name records
 
+    --rebuild brings a database that is empty, or was restored from a backup, to what is agreed, whatever it holds: rows that are missing
+    come back under their old keys, values of the backup are written over, rows deleted since are deleted. It needs nothing but the tables:
+    the schema concord may be gone, too. Stop `concord up` first, and restore before you rebuild; else the backup's rows are read as news.
+    What differs in a database that is not lost is for `concord verify --repair`.
+
     \b
-      concord replay crm --from 2h
+      concord replay crm --from 2h --dry-run
       concord replay erp --from earliest --table partner --no-wait
+      concord replay erp --rebuild --dry-run
+      concord replay erp --rebuild
+
+    --dry-run folds the events again in memory, or plans what would be written, and names each change: thing, system, field, from what to
+    what. Exit status 1 when something would change.
 
     Topics keep seven days. Where they do not reach back far enough it says so and does nothing (exit status 1): `concord snapshot` reads
     the rows as they are now.
@@ -588,24 +606,66 @@ def replay(
     from console import replay as replaying
     from console.kafka import Cluster
 
+    if rebuild == (start is not None):
+        raise click.UsageError("say where to begin (--from 2h), or that the system is to be written again (--rebuild)")
     config = wiring.open_config(file)
     _a_system(config, system, file, "SYSTEM")
+    if rebuild:
+        return _rebuild(config, system, dry, limit, anyway, as_json)
     cluster = Cluster(config.kafka)
-    plan = replaying.planned(config, cluster, system, replaying.start_of(start, datetime.now(UTC)), tables)
+    plan = replaying.planned(config, cluster, system, replaying.start_of(start or "", datetime.now(UTC)), tables)
     if plan.short and not anyway:
         say_json(replaying.to_json(plan, "refused")) if as_json else screen().print(plan.complaint(), markup=False)
         return NOT_OK
     if not as_json:
         replaying.show_plan(plan, screen())
+    if dry:
+        return _rehearse(config, plan, limit, as_json)
     told = replaying.command(cluster, config, plan, by or decide.oneself())
     progress = replaying.Progress("asked", 0)
-    if wait and (as_json or not sys.stderr.isatty()):
-        progress = replaying.follow(cluster, config, plan, told)
-    elif wait:
-        with Console(stderr=True).status("") as line:
-            progress = replaying.follow(cluster, config, plan, told, lambda one: line.update(replaying.sentence(plan, one)))
+    if wait:
+        with _progress(as_json) as line:
+            progress = replaying.follow(cluster, config, plan, told, lambda one: line(replaying.sentence(plan, one)))
     say_json(replaying.to_json(plan, progress.state)) if as_json else click.echo(replaying.sentence(plan, progress))
     return OK if progress.state in ("done", "asked") else NOT_OK
+
+
+def _rehearse(config: Config, plan: Plan, limit: int, as_json: bool) -> int:
+    from console import rehearse, wiring
+    from console import replay as replaying
+
+    with _progress(as_json) as line:
+        found, foretold = rehearse.rehearse(wiring.open_pipeline(config), plan, limit, line)
+    if as_json:
+        more = {"records": found.records, "conflicts": found.conflicts, "dead": found.dead, **foretold.to_json()}
+        say_json(replaying.to_json(plan, "dry run", more))
+    else:
+        foretold.show(screen())
+    return NOT_OK if foretold.total else OK
+
+
+def _rebuild(config: Config, system: str, dry: bool, limit: int, anyway: bool, as_json: bool) -> int:
+    from console import rebuild as rebuilding
+    from console import wiring
+
+    with _progress(as_json) as line:
+        work = rebuilding.Rebuild(wiring.open_pipeline(config), system, line)
+        try:
+            report = work.run(dry, limit, anyway)
+        finally:
+            work.close()
+    say_json(report.to_json()) if as_json else report.show(screen())
+    return OK if report.is_well else NOT_OK
+
+
+@contextlib.contextmanager
+def _progress(as_json: bool) -> Iterator[Callable[[str], None]]:
+    """A line on the terminal that says how far it has come; nothing where nobody looks."""
+    if as_json or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with Console(stderr=True).status("") as line:
+        yield line.update
 
 
 @cli.group("dead")

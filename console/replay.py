@@ -102,6 +102,10 @@ class Plan:
     spans: list[Span] = field(default_factory=list)
 
     @property
+    def records(self) -> int:
+        return sum(span.records for span in self.spans)
+
+    @property
     def short(self) -> list[str]:
         """Topics that do not reach back far enough."""
         return sorted({span.topic for span in self.spans if not span.reaches})
@@ -201,7 +205,7 @@ def follow(
             left = sum(max(0, span.end - reached.get(span.at, span.start)) for span in spans)
             progress = Progress("reading" if left else "done", left)
         else:
-            progress = Progress("queued", sum(span.records for span in spans))
+            progress = Progress("queued", plan.records)
         tell(progress)
         if progress.state == "done" or not cluster.members(group):
             return progress
@@ -217,7 +221,7 @@ def to_json(plan: Plan, state: str, more: Mapping[str, Any] | None = None) -> di
         "system": plan.system,
         "from": str(plan.start),
         "state": state,
-        "records": sum(span.records for span in plan.spans),
+        "records": plan.records,
         "partitions": [
             {"topic": span.topic, "partition": span.partition, "from": span.start, "to": span.end, "reaches": span.reaches}
             for span in plan.spans

@@ -147,7 +147,7 @@ class Intake:
         self._feeds = list(_feeds(bindings, table))
         self._mapped = {binding.entity: _columns_read(binding) for binding in whole}
         others = waited_for(bindings, pipeline.entities).get((table.schema, table.name), frozenset())
-        self._waits_for = [topics.captured(system, schema, name) for schema, name in sorted(others)]
+        self.waits_for = [topics.captured(system, schema, name) for schema, name in sorted(others)]
         self._letters = letters
         self._linking = Linking(app, pipeline, whole, self.captured, crosswalk, letters) if whole else None
         read = [self.captured, *([topics.links(system, table.schema, table.name)] if whole else [])]
@@ -169,8 +169,8 @@ class Intake:
         for record in chunk:
             if record.value is not None:  # else a tombstone: its delete came before it, and compaction is what it is for
                 born |= self._read(record, changes, outputs, ends)
-        if born and self._waits_for:
-            await self._app.caught_up(self._waits_for)
+        if born and self.waits_for:
+            await self._app.caught_up(self.waits_for)
         if self._linking is not None:
             await self._linking.take(changes, chunk.partition, outputs, ends)
         await self._app.deliver(outputs)  # I9: before the table's changes, which are written when this chunk ends

@@ -167,8 +167,12 @@ class _Run:
 class Applier:
     """Applies batches through one connection, which must be in autocommit mode and hold a replication origin."""
 
-    def __init__(self, conn: Connection, pipeline: Pipeline, system: str, decode: Callable[[str, bytes], GoldenRecord]) -> None:
+    def __init__(
+        self, conn: Connection, pipeline: Pipeline, system: str, decode: Callable[[str, bytes], GoldenRecord], anew: bool = False
+    ) -> None:
+        """`anew`: records that were parked by a rebuild go on as part of it (`Task.anew`)."""
         self._conn = conn
+        self._anew = anew
         self._pipeline = pipeline
         self._system = system
         self._decode = decode
@@ -623,7 +627,8 @@ class Applier:
                 logger.warning("%s/%s@%s/%s was parked and cannot be read any more: %s", topic, link, partition, offset, error)
                 continue
             if entity in self._pipeline.entities:
-                tasks.append(Task(record, topic, partition, offset, bytes(raw), woken=True))
+                lost = self._anew and record.targets == (self._system,) and record.seen.get(self._system) is None
+                tasks.append(Task(record, topic, partition, offset, bytes(raw), woken=True, anew=lost))
         return tasks
 
     # 2 to 5: plan and write, wave by wave

@@ -1,6 +1,7 @@
 """The sink of one system: golden topics → its database.
 
-    on assignment     read the progress in the database, start there (I2); what Kafka has committed is never looked at
+    on assignment     read the progress in the database, start there (I2); what Kafka has committed is never looked at. Where there is none,
+                      the last record of each thing is enough (`beginning`)
     a batch           what is there, at most `BATCH`; never waits to fill
     apply             one transaction (`apply.py`), its progress inside
     after commit      dead letters to their topic, metrics, Kafka offsets as a hint
@@ -21,13 +22,14 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from connectors.postgres import connect, take_role, translated
+from connectors.postgres import translated
 from connectors.sink.apply import Applier, Batch, Connection, Fenced, Outcome, Place, Unreadable
+from connectors.sink.beginning import Beginning
 from connectors.sink.dead_letters import DeadLetters
 from connectors.sink.golden import GoldenDecoder
 from connectors.sink.metrics import SinkMetrics
-from connectors.sink.origin import hold_origin
 from connectors.sink.plan import Task
+from connectors.sink.session import open_session
 from schemas import topics
 from schemas.errors import Refused, Retriable, SchemaError
 from schemas.mapping import Pipeline
@@ -42,10 +44,6 @@ POLL_SECONDS = 0.1  # a message wakes it at once; this is how soon a stop is see
 CARE_SECONDS = 2.0  # how often parked records are tried again and counted
 HINT_SECONDS = 1.0  # how often Kafka is told how far we are
 FIRST_WAIT, LONGEST_WAIT = 0.05, 5.0  # seconds between tries of a batch
-
-# Everything here is looked up by key. A plan made while a table was small must not read all of it once it has grown. A row that somebody
-# keeps locked holds up the others for this long, and then waits alone (I8). `session:` overrules this.
-PLANNING = {"enable_seqscan": "off", "lock_timeout": "3s"}
 
 COUNT_WAITING = """
     SELECT 'parked', entity, count(*) FROM concord.parked GROUP BY entity
@@ -75,6 +73,7 @@ class SinkConnector:
         self._clock = clock
         self._entity_of = {topics.golden(name): name for name in pipeline.entities}
         kafka: dict[str, Any] = {"bootstrap.servers": config.kafka.bootstrap, **config.kafka.settings}
+        self._beginning = Beginning(kafka)
         self._codec = Codec(registry)
         self._decode = GoldenDecoder(self._codec)
         self._dead_letters = dead_letters or DeadLetters(system, kafka, self._codec)
@@ -183,7 +182,11 @@ class SinkConnector:
                 self._metrics.count(entity, State.UNCHANGED)
                 continue
             try:
-                batch.tasks.append(Task(self._decode(entity, value), topic, partition, offset, value))
+                record = self._decode(entity, value)
+                if self._beginning.is_overtaken(place, offset, message.key()):
+                    self._metrics.count(entity, State.SUPERSEDED)
+                else:
+                    batch.tasks.append(Task(record, topic, partition, offset, value))
             except SchemaError as error:
                 told = f"{error}; it is passed over, its thing waits for a good record"
                 batch.unreadable.append(Unreadable(entity, topic, partition, offset, message.key(), value, told, type(error).__name__))
@@ -282,12 +285,8 @@ class SinkConnector:
         """Raises Retriable when the database does not answer."""
         if self._applier is None or self._lost_connection():
             self._disconnect()
-            conn = connect(self._settings.dsn, {**PLANNING, **self._settings.session}, f"concord sink {self.system} {self.worker}")
-            conn.prepare_threshold = 0
-            conn.prepared_max = 1000  # one per table, kind and set of columns
+            conn, origin = open_session(self.system, self._settings, f"concord sink {self.system} {self.worker}", self.worker)
             self._conn = conn
-            origin = hold_origin(conn, self.system, self.worker)  # as the login: few roles may
-            take_role(conn, self._settings.role)
             logger.info("writing to %s under origin %s", self.system, origin)
             self._applier = Applier(conn, self._pipeline, self.system, self._decode)
         return self._applier
@@ -321,6 +320,7 @@ class SinkConnector:
         """I2: the database says where to go on."""
         places = [(partition.topic, partition.partition) for partition in self._assigned]
         stored = self._the_applier().positions(places) if places else {}
+        self._beginning.look(place for place in places if not stored[place])
         start = [TopicPartition(topic, partition, stored[topic, partition] or OFFSET_BEGINNING) for topic, partition in places]
         self._the_consumer().assign(start)
         self._stored = stored

@@ -52,6 +52,7 @@ class Task:
     offset: int
     raw: bytes
     woken: bool = False  # came out of `concord.parked`, not out of this batch
+    anew: bool = False  # a lost target is written again (`rebuild`): whatever it holds now, and under the keys that its rows had
 
     @property
     def thing(self) -> Thing:
@@ -447,16 +448,19 @@ class _Look:
         key = self._own_key(record, binding)
         state = self.there.links.get(thing, LinkState()).copy()
         row = None if key is None else self.there.rows.get((record.entity, key))
+        if task.anew and row is not None and (told := self._is_another(task, entity, binding, row)):
+            return told
         if not record.alive:
             return self._removal(task, entity, binding, state, key, row)
         if record.exists < state.version(EXISTS):
             return End(task, State.SUPERSEDED, "its being there was decided later")
-        if row is None:
+        if row is None and not task.anew:
             known = record.keys.get(self.system)
             if known is not None and record.seen.get(self.system) is not None:
                 return End(task, State.SUPERSEDED, "its row here has just gone: merge does not know yet")
             if known is None and self.there.own.get(thing):
                 return End(task, State.SUPERSEDED, "was inserted, and has gone since: merge does not know either yet")  # I3
+        if row is None:
             return self._birth(task, entity, binding, state)
         assert key is not None
         state.applied[EXISTS] = record.exists
@@ -486,7 +490,7 @@ class _Look:
         record = task.record
         if entity.delete.policy == "ignore":
             return End(task, State.UNCHANGED, "deletes are ignored here")
-        newer = record.exists > state.version(EXISTS)
+        newer = not self._is_applied(task, state, EXISTS, record.exists)
         if row is None or key is None:
             if newer:
                 state.applied[EXISTS] = record.exists
@@ -503,7 +507,7 @@ class _Look:
         ]  # the others nobody knows
         if entity.delete.policy == "soft":
             watched = list(soft)
-        if not all(self._over_known(record, state, binding, name, held, row) for name in watched):
+        if not all(self._over_known(task, state, binding, name, held, row) for name in watched):
             return End(task, State.SUPERSEDED, "an edit of it here is on its way")
         state.applied[EXISTS] = record.exists
         if entity.delete.policy == "propagate":
@@ -522,7 +526,7 @@ class _Look:
         wanted = {name: value for name, value in record.values.items() if name in binding.columns and name in binding.writable}
         values: dict[str, Canonical] = {}
         left_out: set[str] = set()
-        made = self._made(binding, record)
+        made = self._made(binding, task)
         for name, value in wanted.items():
             if name in made:
                 continue
@@ -554,6 +558,8 @@ class _Look:
         columns = {
             column: text for column, text in binding.to_columns(values).items() if text is not None or not database_fills(binding, column)
         }
+        if task.anew:
+            columns = {**self._old_key(record, binding), **columns}
         shape = self.shapes[entity.name]
         for name in shape.moving(columns, insert=True) & values.keys():  # they wait for the next wave, which sees what is there
             del values[name]
@@ -605,7 +611,7 @@ class _Look:
             if name not in binding.columns or name not in binding.writable:
                 continue
             version = record.versions[name]
-            if version <= state.version(name):  # applied, I3
+            if self._is_applied(task, state, name, version):  # I3
                 if value is None and binding.same(name, value, after.get(name)):
                     after[name] = None
                 continue
@@ -616,9 +622,9 @@ class _Look:
                 after[name] = found
                 continue
             ours = name in state.wrote and state.wrote[name] == held.get(name)
-            if entity.owner.get(name) == self.system and version.owned and not (ours or record.mends(self.system, name)):
+            if entity.owner.get(name) == self.system and version.owned and not (ours or task.anew or record.mends(self.system, name)):
                 continue  # its owner's decision is never written to the owner, but over a value of our own
-            if not self._over_known(record, state, binding, name, held, row):
+            if not self._over_known(task, state, binding, name, held, row):
                 guarded = True  # guard: an edit that is on its way; merge decides on it and asks again
                 continue
             if missing is not None:
@@ -704,7 +710,7 @@ class _Look:
             return Dead(task, problem, "22021")
         if not columns:
             return End(task, end, "nothing to write", state)
-        made = self._made_here(binding, row, task.record, shape) if binding.parts else frozenset()
+        made = self._made_here(binding, row, task, shape) if binding.parts else frozenset()
         rows = shape.writes(root_key(binding, key), row, columns, after, made)
         touched = shape.shared_rows(rows, row)
         if touched & self.touched:
@@ -715,21 +721,51 @@ class _Look:
         values = {name: value for name, value in values.items() if name not in made}
         return Write(task, Op.UPDATE, key, columns, values, state, rows, again, made)
 
-    def _made_here(self, binding: Binding, row: Row, record: GoldenRecord, shape: Rows) -> frozenset[str]:
+    def _made_here(self, binding: Binding, row: Row, task: Task, shape: Rows) -> frozenset[str]:
         """Fields that get their value from an insert expression of a part, should its row be inserted now."""
         absent = {part.name for part in shape.parts if not is_there(part, row)}
         return frozenset(
-            name
-            for name in self._made(binding, record)
-            if any(binding.split(column)[0] in absent for column in binding.sides[name].made_in)
+            name for name in self._made(binding, task) if any(binding.split(column)[0] in absent for column in binding.sides[name].made_in)
         )
 
-    def _made(self, binding: Binding, record: GoldenRecord) -> frozenset[str]:
-        """Fields that an insert expression makes: a number out of the application's own sequence."""
-        owner = self.pipeline.entities[binding.entity].owner
-        return frozenset(name for name in binding.generated if record.values.get(name) is None or owner.get(name) == self.system)
+    def _made(self, binding: Binding, task: Task) -> frozenset[str]:
+        """Fields that an insert expression makes: a number out of the application's own sequence. Not what it made once."""
+        owner, values = self.pipeline.entities[binding.entity].owner, task.record.values
+        return frozenset(
+            name for name in binding.generated if values.get(name) is None or (owner.get(name) == self.system and not task.anew)
+        )
+
+    # a lost target
+
+    def _is_another(self, task: Task, entity: Entity, binding: Binding, row: Row) -> Dead | None:
+        """Whether the row under the thing's key is another thing's, made since the target was lost, as far as match values tell. Only where
+        no crosswalk says whose it is."""
+        key = binding.key_of(row)
+        name = entity.name, self.system, key
+        if name not in self.there.register:
+            return None
+        held, wanted = held_match(entity, binding, row), self._match(entity, binding, {}, task.record)
+        if entity.refs.keys() & set(entity.match_on) or held is None or wanted is None or held == wanted:
+            return None
+        del self.there.register[name], self.there.names[name], self.there.own[task.thing][key]
+        told = f"its row {row_name(self.system, key)} has another {', '.join(entity.match_on)} now: it may have become another thing's"
+        return Dead(task, f"{told}; mend the row, or remove it, and rebuild again", "key_taken")
+
+    def _old_key(self, record: GoldenRecord, binding: Binding) -> Mapping[str, str]:
+        """The key columns of the row that the thing had: all that refers to it by its key still holds."""
+        key = record.keys.get(self.system) or named_after(record.link, self.system)
+        name = record.entity, self.system, key or ""
+        if key is None or (record.entity, key) in self.there.rows or self.there.names.get(name, record.link) != record.link:
+            return {}
+        return binding.key_values(key)
 
     # common
+
+    @staticmethod
+    def _is_applied(task: Task, state: LinkState, name: str, version: Version) -> bool:
+        """applied: whether what was written here last is this version, or a later one."""
+        applied = state.version(name)
+        return version < applied or (version == applied and not task.anew)
 
     @staticmethod
     def _plain(value: Canonical | _NoValue) -> Canonical:
@@ -737,7 +773,7 @@ class _Look:
 
     def _over_known(
         self,
-        record: GoldenRecord,
+        task: Task,
         state: LinkState,
         binding: Binding,
         name: str,
@@ -747,11 +783,13 @@ class _Look:
         """guard: whether the value there is the one that merge had seen, or our own last. Where a part has no row, and merge has heard of
         none: whether we have never written to one either, so that nobody has taken it away."""
         now = held.get(name)
+        if task.anew:
+            return True
         if isinstance(now, _NoValue):
             return False
         if name in state.wrote and state.wrote[name] == now:
             return True
-        seen = record.seen.get(self.system)
+        seen = task.record.seen.get(self.system)
         if seen is None or name in seen:
             return seen is not None and seen[name] == now
         return name not in state.wrote and self._is_absent(binding, name, row)

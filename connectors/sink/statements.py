@@ -346,7 +346,10 @@ class RowStatements:
             below = ", ".join(f"{sql} AS {quoted(column)}" for column, sql in (*given.items(), *made.items()))
             values = ", ".join(f"s.{quoted(column)}" for column in (*given, *made, *(self._copied(copies, column) for column in copies)))
             source = f"(SELECT {below} FROM {source}) s"
-        return f"INSERT INTO {self._name} AS t ({targets}) SELECT {values} FROM {source} RETURNING {self._returned}", params
+        given_key = [described for column in columns if column in self.key and (described := self.table.column(column)) is not None]
+        overriding = "OVERRIDING SYSTEM VALUE " if any(column.identity == "a" for column in given_key) else ""
+        text = f"INSERT INTO {self._name} AS t ({targets}) {overriding}SELECT {values} FROM {source} RETURNING {self._returned}"
+        return text, params
 
     def _made(self, expressions: Mapping[str, Expr], given: Mapping[str, str]) -> tuple[dict[str, str], list[Any]]:
         """Columns that an expression makes, those that are copied from a column's default among them, and the parameters."""

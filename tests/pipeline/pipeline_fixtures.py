@@ -9,19 +9,24 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 from confluent_kafka.admin import AdminClient
+
+from console.cli import cli
+from console.logs import QUIET, QUIET_WHEN_DEBUGGING
 
 OURS = re.compile(r"(crm|erp|links|claims|changes|golden|conflicts|dead)\.")
 
@@ -91,6 +96,22 @@ def eventually(what: Callable[[], Any], *, seconds: float = 30, message: str = "
     return answer
 
 
+@contextlib.contextmanager
+def as_logging_is() -> Iterator[None]:
+    """A command sets up logging for its process; here that is everybody's."""
+    root = logging.getLogger()
+    handlers, level, filters = root.handlers[:], root.level, root.filters[:]
+    others = {name: logging.getLogger(name).level for name in (*QUIET, *QUIET_WHEN_DEBUGGING)}
+    try:
+        yield
+    finally:
+        root.handlers[:], root.filters[:] = handlers, filters
+        root.setLevel(level)
+        logging.captureWarnings(False)
+        for name, was in others.items():
+            logging.getLogger(name).setLevel(was)
+
+
 def _end_with_us() -> None:
     """In the child: a test session that is killed leaves no pipeline behind (PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -104,20 +125,19 @@ class RunningPipeline:
         self.dsn = {"crm": crm_dsn, "erp": erp_dsn}
         self.file = folder / "concord.yaml"
         self.file.write_text(config.format(name=name, kafka=kafka, state=folder / "run"))
-        self.env = {**os.environ, "CRM_DSN": crm_dsn, "ERP_DSN": erp_dsn}
+        self.systems = {"CRM_DSN": crm_dsn, "ERP_DSN": erp_dsn}
+        self.env = {**os.environ, **self.systems}
         self.db = {system: psycopg.connect(dsn, autocommit=True) for system, dsn in self.dsn.items()}
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "up.log"
 
-    def concord(self, *args: str, expect: int | None = 0, timeout: float = 120) -> Any:
-        """Runs `concord … --json` and returns what it says."""
-        done = subprocess.run(
-            [sys.executable, "-m", "console", *args, "-c", str(self.file), "--json"], env=self.env, capture_output=True, timeout=timeout
-        )
-        assert expect is None or done.returncode == expect, (
-            f"concord {args} ended with {done.returncode}\n{done.stdout.decode()}\n{done.stderr.decode()}\n{self.tail()}"
-        )
-        assert done.stdout, f"concord {args} said nothing, {done.returncode}\n{done.stderr.decode()}\n{self.tail()}"
+    def concord(self, *args: str, expect: int | None = 0) -> Any:
+        """Runs `concord … --json` and returns what it says. In this process: starting one takes a second of CPU, most of it imports."""
+        with as_logging_is():
+            done = CliRunner().invoke(cli, [*args, "-c", str(self.file), "--json"], env=self.systems, catch_exceptions=False)
+        said = f"{done.stdout}\n{done.stderr}\n{self.tail()}"
+        assert expect is None or done.exit_code == expect, f"concord {args} ended with {done.exit_code}\n{said}"
+        assert done.stdout, f"concord {args} said nothing, {done.exit_code}\n{said}"
         return json.loads(done.stdout)
 
     def up(self) -> None:
@@ -131,6 +151,14 @@ class RunningPipeline:
                 preexec_fn=_end_with_us,
             )
 
+    def ready(self) -> None:
+        """Waits until every part is at work: a pipeline that has just been started may have settled before."""
+        eventually(lambda: self._are_running(self.concord("status", expect=None)["parts"]), seconds=60, message="a part does not come up")
+
+    @staticmethod
+    def _are_running(parts: Mapping[str, Any]) -> bool:
+        return bool(parts) and all(part["state"] == "running" for part in parts.values())
+
     def down(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -142,7 +170,7 @@ class RunningPipeline:
 
     def settle(self, seconds: int = 60) -> dict[str, Any]:
         """Waits until nothing is in flight anywhere."""
-        status: dict[str, Any] = self.concord("status", "--wait", str(seconds), expect=None, timeout=seconds + 30)
+        status: dict[str, Any] = self.concord("status", "--wait", str(seconds), expect=None)
         assert status["settled"], json.dumps(status, indent=1) + self.tail()
         return status
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +27,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, kafka: str, postgres: str
         running(tmp_path_factory.mktemp("operator"), "t" + uuid.uuid4().hex[:8], kafka, crm, erp) as pipeline,
     ):
         pipeline.up()
+        pipeline.ready()
         pipeline.settle()
         yield pipeline
 
@@ -147,6 +151,7 @@ def test_a_record_that_intake_could_not_map_goes_through_once_the_mapping_is_men
     pipeline.file.write_text(pipeline.file.read_text().replace("bronze: C}", "bronze: C, platinum: D, copper: E}"))
     pipeline.down()
     pipeline.up()
+    pipeline.ready()
     pipeline.settle()
     told = pipeline.concord("dead", "retry", *(one["id"] for one in letters(pipeline) if one["id"] != third["id"]), "--wait", "30")
     assert set(became(told).values()) == {"handled"}
@@ -169,29 +174,121 @@ def test_letters_that_are_not_named_are_not_touched(pipeline: RunningPipeline) -
 # --- replay -----------------------------------------------------------------------------------------------------------------------
 
 
+OURS = {
+    "key": "SELECT * FROM concord.key ORDER BY 1, 2, 3",
+    "link": "SELECT entity, link, applied FROM concord.link ORDER BY 1, 2",
+}
+PARTNERS = "SELECT id, number, legal_name, tax_id, town, class, credit_limit, since, active FROM partner ORDER BY id"
+USERS = 'SELECT id, partner_id, name, email FROM "user" ORDER BY id'
+
+
+def kept(pipeline: RunningPipeline) -> dict[str, Any]:
+    return {f"{system} {name}": pipeline.rows(system, query) for system in ("crm", "erp") for name, query in OURS.items()}
+
+
+def a_contact(pipeline: RunningPipeline, account: uuid.UUID, email: str) -> None:
+    pipeline.do("crm", "INSERT INTO contact VALUES (%s, %s, 'Ann', 'Bell', %s)", uuid.uuid4(), account, email)
+
+
 def test_a_replay_heals_what_was_lost_of_ours_and_makes_nothing_older(pipeline: RunningPipeline) -> None:
     accounts = [an_account(pipeline, name=f"Tampered {number}") for number in range(12)]
+    a_contact(pipeline, accounts[3], "there@x")
+    pipeline.settle()
+    told = pipeline.concord("replay", "crm", "--from", "earliest", "--dry-run")
+    assert (told["state"], told["changes_total"]) == ("dry run", 0), "all is as it should be"
+    poison = an_account(pipeline, city="Atlantis")
+    a_contact(pipeline, poison, "waiting@x")
+    eventually(lambda: pipeline.one("erp", "SELECT count(*) FROM concord.parked"))
     pipeline.settle()
     pipeline.do("crm", "UPDATE account SET name = 'Newer' WHERE id = %s", accounts[0])
     pipeline.settle()
-    links = [f"crm:{account}" for account in accounts]
-    before = [pipeline.rows(system, "SELECT * FROM concord.key WHERE link = ANY(%s) ORDER BY 1, 2, 3", links) for system in ("crm", "erp")]
-    numbers = pipeline.rows("erp", "SELECT id, number, legal_name FROM partner ORDER BY id")
+    before, rows = kept(pipeline), pipeline.rows("erp", PARTNERS)
+    pipeline.kill("streams")
     for system in ("crm", "erp"):
-        pipeline.do(system, "DELETE FROM concord.key WHERE link = ANY(%s)", links)
-        pipeline.do(system, "DELETE FROM concord.link WHERE link = ANY(%s)", links)
+        pipeline.do(system, "TRUNCATE concord.key, concord.link, concord.parked, concord.progress")
+    shutil.rmtree(pipeline.folder / "run" / "streams-0", ignore_errors=True)
+    told = pipeline.concord("replay", "crm", "--from", "2h", "--dry-run", expect=1)
+    assert told["counts"]["erp"]["ours"] >= len(accounts), "rows of the schema concord would be put right"
+    assert pipeline.one("erp", "SELECT count(*) FROM concord.link") == 0, "a dry run changes nothing"
+    assert pipeline.rows("erp", PARTNERS) == rows
     told = pipeline.concord("replay", "crm", "--from", "earliest")
     assert told["state"] == "done"
     assert told["records"] >= len(accounts)
+    pipeline.do("crm", "UPDATE account SET city = 'Ulm' WHERE id = %s", poison)
+    eventually(lambda: pipeline.one("erp", 'SELECT email FROM "user" WHERE email = %s', "waiting@x"), message="a parked record was lost")
     pipeline.settle()
-    after = [pipeline.rows(system, "SELECT * FROM concord.key WHERE link = ANY(%s) ORDER BY 1, 2, 3", links) for system in ("crm", "erp")]
-    assert after == before
-    assert pipeline.one("erp", "SELECT count(*) FROM concord.link WHERE link = ANY(%s)", links) == len(accounts)
-    assert pipeline.rows("erp", "SELECT id, number, legal_name FROM partner ORDER BY id") == numbers
+    after = kept(pipeline)
+    assert [row for name in before for row in before[name] if name.endswith("key") and row not in after[name]] == []
+    assert {row[:2] for row in before["erp link"]} <= {row[:2] for row in after["erp link"]}
+    assert [row for row in rows if row not in pipeline.rows("erp", PARTNERS)] == []
     assert partner(pipeline, accounts[0]) == "Newer"
     pipeline.verify()
     pipeline.do("crm", "UPDATE account SET name = 'Newest' WHERE id = %s", accounts[1])
     eventually(lambda: partner(pipeline, accounts[1]) == "Newest")
+
+
+def test_a_replay_under_load_with_two_workers_goes_on_when_one_dies(pipeline: RunningPipeline) -> None:
+    accounts = [an_account(pipeline, name="Load 0") for _ in range(10)]
+    command = [sys.executable, "-m", "console", "streams", "--worker", "1", "-c", str(pipeline.file)]
+    with pipeline.log.open("ab") as log, subprocess.Popen(command, env=pipeline.env, stdout=log, stderr=log) as second:
+        try:
+            eventually(lambda: len(pipeline.concord("status", expect=None)["parts"]) == 6, message="no second worker")
+            for round in range(1, 16):
+                for account in accounts:
+                    pipeline.do("crm", "UPDATE account SET name = %s WHERE id = %s", f"Load {round}", account)
+                if round in (4, 8, 12):
+                    pipeline.concord("replay", ("crm", "erp")[round == 8], "--from", "earliest", "--no-wait")
+                if round == 6:
+                    pipeline.kill("streams 0")
+                if round == 12:
+                    second.kill()
+        finally:
+            second.kill()
+    pipeline.verify()
+    assert {partner(pipeline, account) for account in accounts} == {"Load 15"}
+    assert pipeline.one("erp", "SELECT count(*) FROM partner WHERE legal_name = 'Load 15'") == len(accounts)
+
+
+def test_a_database_that_was_lost_is_written_again_from_what_is_agreed(pipeline: RunningPipeline) -> None:
+    account = an_account(pipeline, name="Kept")
+    a_contact(pipeline, account, "kept@x")
+    pipeline.verify()
+    pipeline.down()
+    partners, users = pipeline.rows("erp", PARTNERS), pipeline.rows("erp", USERS)
+    eventually(lambda: not pipeline.one("erp", "SELECT bool_or(active) FROM pg_replication_slots WHERE database = current_database()"))
+    pipeline.rows("erp", "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()")
+    pipeline.do("erp", 'DROP SCHEMA concord CASCADE; TRUNCATE partner, "user" RESTART IDENTITY; ALTER SEQUENCE partner_number RESTART')
+    told = pipeline.concord("replay", "erp", "--rebuild", "--dry-run", expect=1)
+    assert told["counts"] == {"erp": {"insert": len(partners) + len(users)}}
+    assert pipeline.one("erp", "SELECT count(*) FROM partner") == 0
+    told = pipeline.concord("replay", "erp", "--rebuild")
+    assert (told["state"], told["counts"]["written"], told["stuck"]) == ("done", len(partners) + len(users), [])
+    assert (pipeline.rows("erp", PARTNERS), pipeline.rows("erp", USERS)) == (partners, users)
+    assert set(told["sequences"]) == {"public.partner_id_seq", "public.user_id_seq"}
+    pipeline.do("erp", "SELECT setval('partner_number', 10000)")  # an application's own sequences are the application's
+    assert pipeline.concord("replay", "erp", "--rebuild")["counts"]["written"] == 0, "twice is no more"
+    pipeline.up()
+    pipeline.verify()
+    pipeline.do("erp", "UPDATE partner SET legal_name = 'Theirs' WHERE legal_name = 'Kept'")
+    eventually(lambda: pipeline.one("crm", "SELECT name FROM account WHERE id = %s", account) == "Theirs")
+    fresh = an_account(pipeline, name="Fresh")
+    eventually(lambda: partner(pipeline, fresh) == "Fresh")
+    pipeline.verify()
+    users = pipeline.rows("erp", USERS)
+    behind_the_logs_back(pipeline, "DELETE FROM \"user\"; UPDATE partner SET town = 'Nowhere'")
+    pipeline.concord("verify", expect=1)
+    assert pipeline.concord("replay", "erp", "--rebuild", "--dry-run", expect=1)["counts"]["erp"]["insert"] == len(users)
+    pipeline.concord("replay", "erp", "--rebuild")
+    assert pipeline.rows("erp", USERS) == users
+    pipeline.verify()
+
+
+def behind_the_logs_back(pipeline: RunningPipeline, statements: str) -> None:
+    """What restoring a table from a file does, or a superuser: the source does not hear of it."""
+    (publication,) = next(iter(pipeline.rows("erp", "SELECT pubname FROM pg_publication")))
+    pipeline.do("erp", f'ALTER PUBLICATION "{publication}" DROP TABLE partner, "user"')
+    pipeline.do("erp", statements)
+    pipeline.do("erp", f'ALTER PUBLICATION "{publication}" ADD TABLE partner, "user"')
 
 
 def test_a_replay_that_topics_do_not_reach_back_for_says_so_and_does_nothing(pipeline: RunningPipeline) -> None:

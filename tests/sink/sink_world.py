@@ -17,10 +17,10 @@ from connectors.catalog import read_tables
 from connectors.concord_schema import ensure
 from connectors.postgres import connect
 from connectors.sink.apply import Applier, Batch, Outcome
-from connectors.sink.connector import PLANNING
 from connectors.sink.golden import GoldenDecoder
 from connectors.sink.origin import hold_origin
 from connectors.sink.plan import Task
+from connectors.sink.session import PLANNING
 from schemas import topics
 from schemas.change import Canonical
 from schemas.config import loads

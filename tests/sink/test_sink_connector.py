@@ -121,6 +121,27 @@ def test_i2_progress_is_the_databases_whatever_kafka_has_committed(line: Line) -
     assert len(set(world.partners())) == 20
 
 
+def test_i3_a_sink_that_has_lost_all_it_knew_makes_no_row_twice(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The things have no match value: nothing but the crosswalk, and their last records, say that their rows are there."""
+    monkeypatch.setattr("connectors.sink.connector.BATCH", 1)  # what is read together is drawn together
+    world = line.world
+    births = [world.contact(f"k{number}", "c1", email=None) for number in range(4)]
+    line.send(world.customer("c1"), *births)
+    with running(line.sink()):
+        wait_until(lambda: len(world.rows('SELECT 1 FROM erp."user"')) == 4, "the contacts are not there")
+    ids = dict(world.rows("SELECT link, key FROM concord.key WHERE system = %s", world.erp))
+    line.send(
+        *(replace(birth, targets=(), keys={**birth.keys, world.erp: ids[birth.link]}, seen={world.erp: birth.values}) for birth in births)
+    )
+    world.sql.execute("TRUNCATE concord.progress, concord.key, concord.link")
+    with running(line.sink()):
+        wait_until(lambda: sum(world.rows('SELECT "offset" FROM concord.progress')) == 9, "not all was read again")
+    assert len(world.rows('SELECT 1 FROM erp."user"')) == 4
+    assert dict(world.rows("SELECT link, key FROM concord.key WHERE system = %s AND NOT gone", world.erp)).items() >= {
+        (birth.link, ids[birth.link]) for birth in births
+    }
+
+
 def test_garbage_in_a_golden_topic_is_a_dead_letter_and_the_rest_goes_on(line: Line) -> None:
     world = line.world
     topic = topics.golden(f"customer{world.suffix}")

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from console.kafka import Cluster
 from schemas import topics
 from schemas.errors import SchemaError
+from schemas.golden import GoldenRecord
 from schemas.replay import Replay, decode_replay
+from streams.rehearsal import changelog
 from streams.restated import restated
 from tests.streams.streams_world import PARTITIONS, StreamsWorld
 from tests.streams.test_fold import RULES, a_change, folded, record_of
-from tests.streams.test_streams_path import an_account
+from tests.streams.test_streams_join import JoinedWorld
+from tests.streams.test_streams_path import a_party, an_account
 
 # --- what stands, told again ------------------------------------------------------------------------------------------------------
 
@@ -67,6 +72,13 @@ def world(kafka: str, database: str, database_2: str, tmp_path: Path) -> Iterato
     made.close()
 
 
+@pytest.fixture
+def joined(kafka: str, database: str, database_2: str, tmp_path: Path) -> Iterator[JoinedWorld]:
+    made = JoinedWorld(kafka, database, database_2, tmp_path)
+    yield made
+    made.close()
+
+
 def ask(world: StreamsWorld, offset: int = 0, topic: str | None = None) -> None:
     wish = Replay(topic or topics.captured(world.crm, "public", "account"), offset, "alice", 0)
     for partition in range(PARTITIONS):
@@ -101,6 +113,55 @@ async def test_a_wish_that_nobody_was_there_to_hear_is_done_by_the_next_worker(w
     async with world.running() as app:
         await world.settled(app)
     assert [record.values["name"] for record in world.golden()] == ["Acme", "Acme"]
+
+
+async def test_a_thing_in_several_tables_is_told_again_as_well(joined: JoinedWorld) -> None:
+    async with joined.running() as app:
+        joined.group(1, "gold")
+        for number in range(3):
+            joined.tax(number, number, f"DE{number}")
+            joined.party(number, group=1)
+        await joined.settled(app)
+        before = joined.golden()
+        for table in ("party", "identifier", "group"):
+            ask(joined, topic=topics.captured(joined.erp, "public", table))
+        await joined.settled(app)
+        assert app.health().failing == {}
+    assert len(joined.golden()) >= len(before) + 3
+    assert stands(joined.golden()) == stands(before)
+
+
+def stands(records: list[GoldenRecord]) -> dict[str, Any]:
+    return {record.link: (record.values, record.versions, record.alive, record.keys) for record in records}
+
+
+async def test_the_lost_state_of_merge_is_made_again_from_every_systems_events(world: StreamsWorld) -> None:
+    async with world.running() as app:
+        for number in range(6):
+            world.event(world.crm, "account", "c", an_account(number, vat=None))
+            world.linked(world.erp, world.customer, str(number), f"{world.crm}:{number}")
+        await world.settled(app)
+        told = {record.link: record for record in world.golden()}
+        for number in range(6):
+            row = a_party(number, tax_id=None, name="Acme")
+            world.event(world.erp, "party", "c", row, origin=told[f"{world.crm}:{number}"].hlc)
+            world.event(world.erp, "party", "u", {**row, "legal_name": f"Theirs {number}"})
+        await world.settled(app)
+    before = stands(world.golden())
+    assert {values["name"] for values, *_ in before.values()} == {f"Theirs {number}" for number in range(6)}
+    table = changelog(world.name, f"things.{world.customer}")
+    for entry in list(Cluster(world.config.kafka).read(table)):
+        world.send(table, entry.key, None, partition=entry.partition)
+    ask(world)
+    ask(world, topic=topics.captured(world.erp, "public", "party"))
+    async with world.running() as app:
+        await world.settled(app)
+        world.event(world.crm, "account", "u", an_account(0, vat=None, name="After"))
+        await world.settled(app)
+    after = stands(world.golden())
+    assert after.pop(f"{world.crm}:0")[0]["name"] == "After"
+    before.pop(f"{world.crm}:0")
+    assert after == before
 
 
 def committed(world: StreamsWorld, topic: str) -> list[int]:

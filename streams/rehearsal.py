@@ -1,0 +1,167 @@
+"""The streams in memory, for a question: what would come of these events? Nothing is read or written here but what the caller hands in.
+
+    tables (`load`) ─┐
+                     ▼
+    records ─▶ the agents of `streams.app` ⇄ each other ──▶ `told`: golden records, conflicts, dead letters
+
+The agents are the real ones, so are the pure functions behind them (join, intake, identify, merge); only what they stand on is another: a
+table is a dict, a delivery is a call, and a topic that nobody reads is a list. The crosswalk is asked in the databases, as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import orjson
+from aiokafka.partitioner import murmur2
+from fastavro.types import Schema
+from faust.types import TP
+
+from schemas.errors import UnknownSchema
+from schemas.mapping import Pipeline
+from schemas.registry import MemoryRegistry, Registry
+from schemas.serde import Codec
+from streams.app import add_agents
+from streams.chunks import Chunk, current_chunk
+from streams.chunks_reader import Record
+from streams.chunks_table import Grouped
+from streams.crosswalk import Crosswalk
+from streams.producer import Output
+from streams.transport import ChunkApp
+
+CHUNK = 2_000  # records handed to an agent at once
+
+Agent = Callable[[AsyncIterator[Chunk]], Awaitable[None]]
+
+
+def changelog(pipeline: str, table: str) -> str:
+    """The topic in which a table of the streams is kept."""
+    return f"{pipeline}-streams-{table}-changelog"
+
+
+class Nodes(Grouped[bytes]):
+    """What `GroupedTable` is to a join."""
+
+    def members(self, group: str) -> Mapping[str, bytes]:
+        return self.groups.get(group, {})
+
+
+class Rehearsed:
+    """Schemas that are there already are read; new ones are remembered, and never written."""
+
+    def __init__(self, real: Registry) -> None:
+        self._real, self._own = real, MemoryRegistry()
+
+    def register(self, subject: str, schema: dict[str, Any]) -> int:
+        return self._own.register(subject, schema)
+
+    def schema(self, schema_id: int) -> Schema:
+        try:
+            return self._own.schema(schema_id)
+        except UnknownSchema:
+            return self._real.schema(schema_id)
+
+    def known(self, schema_id: int) -> bool:
+        return self._own.known(schema_id) or self._real.known(schema_id)
+
+    def close(self) -> None:
+        self._real.close()
+
+
+class Rehearsal:
+    """What agents take for their app."""
+
+    on_poison: Any = None
+
+    def __init__(self, pipeline: Pipeline, registry: Registry, crosswalk: Crosswalk) -> None:
+        self.tables: dict[str, dict[str, Any]] = {}
+        self.told: dict[str, list[Output]] = {}  # topic that no agent reads → what was sent there
+        self.codec = Codec(Rehearsed(registry))
+        self._partitions = pipeline.config.kafka.partitions
+        self._agents: dict[str, Agent] = {}
+        self._pending: deque[Record] = deque()
+        self._offset = 0
+        self.intakes = add_agents(cast(ChunkApp, self), pipeline, self.codec, crosswalk)
+
+    # what the caller hands in -------------------------------------------------------------------------------------------------------
+
+    def load(self, table: str, key: bytes | None, value: bytes | None) -> None:
+        """One record of a table's changelog. Records of one key in their order; what is no entry says nothing, as in a worker."""
+        held = self.tables[table]
+        with contextlib.suppress(ValueError):
+            name = (key or b"").decode()
+            if value is None:
+                held.pop(name, None)
+            else:
+                held[name] = value if isinstance(held, Nodes) else orjson.loads(value)
+
+    def in_order(self, captured: Iterable[str]) -> list[str]:
+        """Captured topics, those before which others' new rows wait first: so they are to be fed."""
+        waits = {intake.captured: intake.waits_for for intake in self.intakes}
+        found: dict[str, None] = {}
+
+        def take(topic: str) -> None:
+            for other in waits.get(topic, ()):
+                if other not in found:
+                    take(other)
+            found.setdefault(topic)
+
+        for topic in sorted(captured):
+            take(topic)
+        wanted = set(captured)
+        return [topic for topic in found if topic in wanted]
+
+    async def feed(self, records: Sequence[Record]) -> None:
+        """These captured records, and all that follows from them. Raises Retriable when the crosswalk or the registry does not answer."""
+        self._pending.extend(records)
+        while self._pending:
+            first = self._pending[0]
+            place, chunk = (first.topic, first.partition), list[Record]()
+            while self._pending and len(chunk) < CHUNK and self._pending[0][:2] == place:
+                chunk.append(self._pending.popleft())
+            await self._handle(Chunk(TP(*place), chunk))
+
+    async def _handle(self, chunk: Chunk) -> None:
+        async def one() -> AsyncIterator[Chunk]:
+            yield chunk
+
+        handing = current_chunk.set(chunk)
+        try:
+            await self._agents[chunk.topic](one())
+        finally:
+            current_chunk.reset(handing)
+
+    # what agents call ---------------------------------------------------------------------------------------------------------------
+
+    def Table(self, name: str, partitions: int) -> dict[str, Any]:
+        return self.tables.setdefault(name, {})
+
+    def grouped_table(self, name: str, partitions: int) -> Nodes:
+        return cast(Nodes, self.tables.setdefault(name, Nodes()))
+
+    def chunk_topic(self, *names: str) -> tuple[str, ...]:
+        return names
+
+    def agent(self, topics: tuple[str, ...], name: str) -> Callable[[Agent], Agent]:
+        def taken(agent: Agent) -> Agent:
+            self._agents.update(dict.fromkeys(topics, agent))
+            return agent
+
+        return taken
+
+    async def deliver(self, items: Iterable[Output]) -> None:
+        for item in items:
+            output = Output(*item)
+            if output.topic not in self._agents:
+                self.told.setdefault(output.topic, []).append(output)
+                continue
+            key = output.key.encode() if isinstance(output.key, str) else output.key
+            partition = output.partition if output.partition >= 0 else (murmur2(key or b"") & 0x7FFFFFFF) % self._partitions
+            self._offset += 1
+            self._pending.append(Record(output.topic, partition, self._offset, 0, key, output.value, output.headers or ()))
+
+    async def caught_up(self, topics: Iterable[str]) -> None:
+        """Whoever feeds sees to it that these come first."""
