@@ -8,7 +8,7 @@ On the wire it is JSON (the topic is ours alone; see docs/decisions/0002):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -60,6 +60,8 @@ class Change:
     left: bool = False  # of a DELETE: the row is still there, it only does not count any more. It may come back with what it had
     at: str = ""  # where the event stands in the log, if that is not `position`: it was one of a part
     part: str = ""  # the part whose row the event was about; '': the root's
+    # of a READ after a lost slot, whose row may hold writes of ours that nobody has read: field → (what our sink wrote last, its hlc)
+    ours: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @property
     def log_position(self) -> str:
@@ -80,6 +82,7 @@ class Change:
             **({"left": True} if self.left else {}),
             **({"at": self.at} if self.at else {}),
             **({"part": self.part} if self.part else {}),
+            **({"ours": self.ours} if self.ours else {}),
         }
 
     def encode(self) -> bytes:
@@ -102,6 +105,7 @@ def change_from_json(doc: Mapping[str, Any]) -> Change:
             left=doc.get("left", False),
             at=doc.get("at", ""),
             part=doc.get("part", ""),
+            ours=doc.get("ours", {}),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SchemaError(f"not a change: {error!r}") from error

@@ -3,6 +3,7 @@
     key    {primary key columns}, or null
     value  {before, after, source{…}, transaction, op, ts_ms, ts_us, ts_ns}, or null: a tombstone
     header `concord.columns`  what the body cannot hold: see `ColumnTexts`
+    header `concord.ours`     of a row that was read after a lost slot: what our sink had written there, see `ours_of`
 
 The rows stay data here (Debezium's representation); `schemas.mapping` turns them into column texts.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -20,6 +21,7 @@ from schemas.errors import NotAnEvent
 from schemas.lsn import Position
 
 COLUMNS_HEADER = "concord.columns"
+OURS_HEADER = "concord.ours"
 CONNECTOR = "concord 0.1.0"  # `source.version` of our own source; Debezium's is its own, 3.6.3.Final
 UNAVAILABLE = "__debezium_unavailable_value"  # stands for an unchanged TOAST value that the log does not carry
 
@@ -167,3 +169,18 @@ def column_texts(headers: Iterable[tuple[str, bytes | None]] | None) -> ColumnTe
             except (ValueError, AttributeError, TypeError) as error:
                 raise NotAnEvent(f"header {COLUMNS_HEADER} {value!r}: {error}") from error
     return NO_TEXTS
+
+
+def ours_of(headers: Iterable[tuple[str, bytes | None]] | None) -> Mapping[str, Mapping[str, Any]]:
+    """The header `concord.ours` of a record: entity → field → [the value that our sink wrote last in this row, the hlc of what it applied],
+    in the very state that the row was read in. {} without one. Raises NotAnEvent when it cannot be read."""
+    for name, value in headers or ():
+        if name == OURS_HEADER:
+            try:
+                told = orjson.loads(value or b"")
+                if not all(type(hlc) is int for fields in told.values() for _, hlc in fields.values()):
+                    raise ValueError("an hlc that is no number")
+                return cast("Mapping[str, Mapping[str, Any]]", told)
+            except (ValueError, AttributeError, TypeError) as error:
+                raise NotAnEvent(f"header {OURS_HEADER} {value!r}: {error}") from error
+    return {}

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from schemas.catalog import Table
-from schemas.envelope import Envelope, EventOp, column_texts, envelope_of, is_aside
+from schemas.envelope import Envelope, EventOp, column_texts, envelope_of, is_aside, ours_of
 from schemas.errors import NotAnEvent, SchemaError, UnknownSchema
 from schemas.mapping import event_columns
 from schemas.mapping.debezium_json import CatalogColumns, connect_columns
@@ -50,6 +50,7 @@ class Seen(NamedTuple):
     moved_on: bool  # the first event of a key change: the row lives on under another key
     columns: frozenset[str]  # that the table had when the event was captured
     doubts: Mapping[str, str]  # columns whose value cannot be trusted → why
+    ours: Mapping[str, Mapping[str, Any]] = {}  # see `schemas.envelope.ours_of`
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class Events:
             moved_on=headers.get(NEW_KEY) is not None,
             columns=rows.names,
             doubts={**rows.doubts, **faults} if faults else rows.doubts,
+            ours=ours_of(record.headers) if record.headers else {},
         )
         return self._from_debezium(seen, rows) if envelope.source.by_debezium else seen
 

@@ -33,6 +33,7 @@ The rules are those of DESIGN §4.4. Each is named where it is kept:
   echo          a change under our own origin updates the replica and edits nothing (I5), but for what we have not written (_not_ours)
   hlc-seen      an edit is stamped later than what its system had applied before it, by its log
   hlc-last      … and later than the row's edit before it
+  found         what is found after a gap in the log, and our sink had written there itself, is no edit of that system
   first-sight   a row, or a field, first seen by anything but its insert is older than every edit
   unsaid        a null that came with its row says nothing, and loses to whatever somebody said, whoever that is
   owner         the owner's latest write wins over anybody's; which of its own is the latest, its log says
@@ -146,6 +147,10 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
 
     told = replica.get("told", _NO_PARTS)
     edited = [name for name, value in fresh.items() if name not in old or old[name] != value]  # diff
+    if change.ours:
+        read = _seen_before(seen, at, True)
+        edited = [name for name in edited if not _is_found_ours(change, name, fresh[name], read, rules)]  # found
+        seen = _with_seen(seen, at, max(hlc for _, hlc in change.ours.values()))
     edited += _emptied(change, fresh, held, told)
     gone = change.values is None
     echo = change.origin_hlc is not None
@@ -162,7 +167,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
         rank = rules.ranks[system]
         first_sight = change.op is Op.READ or (change.op is Op.UPDATE and not was_alive)
         # hlc-seen. An echo's own writes were made on top of what it brought.
-        earliest = max(FIRST_SIGHT if first_sight else change.ts_us, _seen_before(seen, at, echo) + 1)
+        earliest = max(FIRST_SIGHT if first_sight else change.ts_us, _seen_before(seen, at, echo or bool(change.ours)) + 1)
         stamps = {part: max(earliest, (lasts.get(part, 0) if part else last) + 1)}  # hlc-last, of the row in which it happened
         if edits:
             fields = dict(fields)
@@ -298,6 +303,13 @@ def _emptied(change: Change, fresh: Mapping[str, Canonical], held: Row, told: Ma
         if where.get(name) == "" and change.positions.get(name) and fresh.get(name, _MISSING) is None
         if change.origin_hlc is None or _is_later(change, name)
     ]
+
+
+def _is_found_ours(change: Change, name: str, value: Canonical, read: int, rules: Rules) -> bool:
+    """Whether a value was found that our sink wrote, in a write that has not come back before. `read`: the hlc up to which they have: an
+    older one of ours was read, and what is there now is somebody's word again."""
+    wrote, hlc = change.ours.get(name, (_MISSING, 0))
+    return hlc > read and (wrote == value or rules.same(change.system, name, wrote, value))
 
 
 def _not_ours(

@@ -67,6 +67,7 @@ def row_change(seen: Seen, binding: Binding, entity: Entity) -> RowChange:
         match_known=values is None or all(name in values for name in entity.match_on),
         was=was if was != key else None,
         xid=source.tx_id,
+        ours=seen.ours.get(binding.entity, {}),
         outside=None if after is None or counts else partial(_held_outside, binding, after),
     )
 

@@ -134,6 +134,8 @@ class Merge:
             and isinstance(change.at, str)
             and _AT.fullmatch(change.at) is not None
             and isinstance(change.part, str)
+            and isinstance(change.ours, dict)
+            and all(len(one) == 2 and type(one[1]) is int and one[1] in _INT64 for one in change.ours.values())
         )
         if not fits:
             raise SchemaError(f"not a change of {self._entity.name}: {change.system!r}, {change.key!r}, {change.op.value!r}")

@@ -14,7 +14,7 @@ A value is remembered for good, also of a row that is gone: a replayed old event
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -54,6 +54,7 @@ class RowChange:
     at: str = ""
     part: str = ""
     told: str = ""  # grows with every event of the row or of its parts
+    ours: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # see `schemas.change.Change.ours`
 
     @property
     def version(self) -> str:
@@ -169,6 +170,7 @@ def _change(event: RowChange, place: Place, enters: bool) -> Change:
         left=left,
         at=event.at if event.at != event.position else "",
         part=event.part,
+        ours=event.ours,
     )
 
 

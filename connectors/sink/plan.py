@@ -481,8 +481,15 @@ class _Look:
         key = known if known in stays else (stays[0] if stays else None)
         for candidate in candidates:
             if candidate in own or candidate in (key, known):
-                self.there.enter((entity, self.system, candidate), link, gone=candidate != key)
+                gone = candidate != key
+                if gone and (entity, candidate) not in self.there.rows and not self._knows_that_it_went(record, candidate):
+                    gone = own.get(candidate, False)  # as long as nobody has read its delete, the source must find that it is missing
+                self.there.enter((entity, self.system, candidate), link, gone)
         return key
+
+    def _knows_that_it_went(self, record: GoldenRecord, key: str) -> bool:
+        """Whether merge does."""
+        return record.keys.get(self.system) == key and record.seen.get(self.system) is None
 
     # what is gone
 

@@ -28,7 +28,7 @@ from connectors.source.encoder import NullInRequired
 from connectors.source.pgoutput import UNCHANGED, Begin, Message, Origin, Relation, Truncate, decode, end_of_tuple, tuple_bytes
 from connectors.source.relations import CapturedTable, Catalog, captured_table, no_facts
 from connectors.source.types import avro_bytes, varint
-from schemas.envelope import COLUMNS_HEADER, CONNECTOR, ColumnTexts
+from schemas.envelope import COLUMNS_HEADER, CONNECTOR, OURS_HEADER, ColumnTexts
 from schemas.errors import SchemaError
 from schemas.registry import Registry
 from schemas.serde import Codec, read_body, wire_header
@@ -320,13 +320,16 @@ class Emitter:
         sequence = b'["%d","%d"]' % (when.commit_lsn, lsn)
         return b"".join((head, avro_bytes(sequence), self._middle(opened, when), b"\x00", post, self._now[op]))
 
-    def snapshot_row(self, opened: _Open, row: bytes, tail: bytes) -> None:
-        """A row that is there: op r."""
+    def snapshot_row(self, opened: _Open, row: bytes, tail: bytes, ours: bytes | None = None) -> None:
+        """A row that is there: op r. `ours`: the header of that name."""
         out = [opened.row_header]
         beside: dict[str, str] = {}
         _, key = opened.table.walk(row, 0, out.append, beside, [])
         out.append(tail)
-        self.send(opened.table.topic, None if key is None else opened.key_header + key, b"".join(out), _headers({}, beside, []))
+        headers = _headers({}, beside, [])
+        if ours is not None:
+            headers = [*(headers or ()), (OURS_HEADER, ours)]
+        self.send(opened.table.topic, None if key is None else opened.key_header + key, b"".join(out), headers)
 
     def vanished_row(self, opened: _Open, key_tuple: bytes, tail: bytes) -> None:
         """A row that is not there any more: op d and a tombstone."""

@@ -1,7 +1,7 @@
 """Everything read again after a lost slot, as it was where the new slot begins, and before the stream goes on from there.
 
     make the slot      PostgreSQL says where it begins, and exports a snapshot of just that place
-    read every table   in that snapshot: rows as op r, linked rows that are gone as op d
+    read every table   in that snapshot: rows as op r, with what our sink had written there; linked rows that are gone as op d
     wait               until Kafka has it all
     note it            in concord.snapshot; a crash before this begins anew, with another slot
     stream             the next event of each row is exactly the next thing that happened to it
@@ -130,6 +130,8 @@ def _table(
 def _send(chunk: Chunk, when: When, lsn: int, emitter: Emitter) -> None:
     opened = emitter.open_table(chunk.table)
     tail = emitter.snapshot_tail(opened, when, lsn, "d" if chunk.vanished else "r")
-    row = emitter.vanished_row if chunk.vanished else emitter.snapshot_row
-    for values in chunk.rows:
-        row(opened, values, tail)
+    for number, values in enumerate(chunk.rows):
+        if chunk.vanished:
+            emitter.vanished_row(opened, values, tail)
+        else:
+            emitter.snapshot_row(opened, values, tail, chunk.ours.get(number))

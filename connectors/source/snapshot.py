@@ -105,6 +105,7 @@ class Chunk:
     table: CapturedTable
     rows: list[bytes]
     vanished: bool = False  # the tuples are keys of rows that are gone
+    ours: dict[int, bytes] = field(default_factory=dict)  # number of a row → what our sink had written there, the header `concord.ours`
     open_transactions: frozenset[int] = frozenset()  # 32-bit xids that the SELECT did not see
     last_key: tuple[str, ...] | None = None
     complete: bool = False  # there are no rows after it
@@ -239,6 +240,17 @@ class SnapshotStore:
             )
 
 
+_WROTE = """
+SELECT k.key, l.wrote::text, l.applied::text FROM unnest(%s::text[]) AS u(key), LATERAL (
+    SELECT * FROM concord.key k WHERE k.entity = %s AND k.system = %s AND k.key = u.key OFFSET 0) k, LATERAL (
+    SELECT * FROM concord.link l WHERE l.entity = k.entity AND l.link = k.link OFFSET 0) l"""
+
+
+def _key_text(texts: Sequence[str]) -> str:
+    """A row's key as `concord.key` has it."""
+    return texts[0] if len(texts) == 1 else orjson.dumps(texts).decode()
+
+
 def _named(*names: str) -> sql.SQL:
     """An identifier in a statement with placeholders: a per cent sign in it is none."""
     return sql.SQL(sql.Identifier(*names).as_string().replace("%", "%%"))
@@ -351,15 +363,18 @@ class Snapshotter:
         )
         chunk = Chunk(table, [], id=chunk_id, complete=True)
         with self._seeing(f"reading {progress.name}", chunk):
-            size = 0
+            size, keys = 0, list[str]()
             for values in self._rows(query):
                 row = tuple_bytes(values)
                 chunk.rows.append(row)
                 size += len(row)
+                if self.standing:
+                    keys.append(_key_text([(values[i] or b"").decode() for i in key_at]))
                 if size >= CHUNK_BYTES or len(chunk.rows) >= CHUNK_ROWS:
                     chunk.complete = False
                     break
             self.conn.execute("CLOSE concord_chunk")
+            chunk.ours = self._ours(progress, keys)
             if chunk.rows:
                 chunk.last_key = tuple((values[i] or b"").decode() for i in key_at)
         return chunk
@@ -389,6 +404,16 @@ class Snapshotter:
                 yield tuple(result.get_value(index, column) for column in columns)
             if result.ntuples < FETCH_ROWS:
                 return
+
+    def _ours(self, progress: Progress, keys: Sequence[str]) -> dict[int, bytes]:
+        """What our sink had written in these rows, as this state of the database has it."""
+        found: dict[str, dict[str, Any]] = {}
+        for entity, _ in self.linked(progress.schema, progress.table) if keys else ():
+            for key, wrote, applied in self.conn.execute(_WROTE, (list(keys), entity, self.system)):
+                versions = orjson.loads(applied)
+                if ours := {name: (value, versions[name][0]) for name, value in orjson.loads(wrote).items() if name in versions}:
+                    found.setdefault(key, {})[entity] = ours
+        return {number: orjson.dumps(found[key]) for number, key in enumerate(keys) if key in found}
 
     def _open_transactions(self) -> frozenset[int]:
         row = self.conn.execute("SELECT array(SELECT x::text::int8 FROM pg_snapshot_xip(pg_current_snapshot()) x)").fetchone()

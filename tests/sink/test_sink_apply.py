@@ -138,6 +138,19 @@ def test_i10_nothing_outside_of_our_schema_is_altered(world: World) -> None:
 # ---- rows that vanished while nobody read the log ------------------------------------------------------------------------------
 
 
+def test_a_row_that_is_missing_is_not_marked_gone_before_merge_knows(world: World) -> None:
+    """Or the source, after a lost slot, would not look for it."""
+    applier = world.applier()
+    world.apply(applier, world.customer("c1"))
+    key, seen = world.partner_key(), world.seen_partner()
+    world.sql.execute("DELETE FROM erp.partner")
+    known = {world.erp: key}
+    world.apply(applier, later(world.customer("c1", keys=known, seen=seen), 200, name="Acme Ltd"))
+    assert ("customer", "erp", key, "crm:c1", False) in world.crosswalk()
+    world.apply(applier, later(world.customer("c1", keys=known, seen=None, alive=False, exists=a_version(300)), 300, name="Acme Ltd"))
+    assert ("customer", "erp", key, "crm:c1", True) in world.crosswalk()
+
+
 @pytest.mark.parametrize(
     ("lost", "key", "asked"),
     [
@@ -146,8 +159,9 @@ def test_i10_nothing_outside_of_our_schema_is_altered(world: World) -> None:
         pytest.param(True, None, [], id="there"),
     ],
 )
+@pytest.mark.parametrize("targeted", [False, True])
 def test_a_row_that_is_gone_before_its_key_is_known_here_is_looked_for_after_a_lost_slot(
-    world: World, lost: bool, key: str | None, asked: list[object]
+    world: World, lost: bool, key: str | None, asked: list[object], targeted: bool
 ) -> None:
     applier = world.applier()
     world.sql.execute("INSERT INTO erp.partner (legal_name, number, active, kind, written) VALUES ('Acme', 'P1', true, 'customer', now())")
@@ -157,7 +171,7 @@ def test_a_row_that_is_gone_before_its_key_is_known_here_is_looked_for_after_a_l
         store.read_all_again()
     world.sql.execute("UPDATE concord.snapshot SET done = true")
     key = key or str(world.rows("SELECT id FROM erp.partner")[0])
-    born_here = world.golden(f"{world.erp}:{key}", {"name": "Acme"}, targets=(), seen={"name": "Acme"})
+    born_here = world.golden(f"{world.erp}:{key}", {"name": "Acme"}, targets=(world.erp,) if targeted else (), seen={"name": "Acme"})
     world.apply(applier, born_here)
     assert ("customer", "erp", key, f"erp:{key}", False) in world.crosswalk()
     query = "SELECT table_name, predicate, vanished FROM concord.snapshot WHERE NOT done"

@@ -252,6 +252,8 @@ def test_after_a_lost_slot_every_row_is_read_again_and_vanished_linked_rows_come
             f"'{topic_prefix}', g::text, 'x:' || g, g = 6 FROM generate_series(1, 6) g",
             "DELETE FROM t WHERE id IN (2, 4)",
             "UPDATE t SET a = 'new' WHERE id = 3",
+            """INSERT INTO concord.link (entity, link, applied, wrote) VALUES
+                ('thing', 'x:3', '{"": [9, 1, 0, 9, 1, 1], "a": [7, 1, 0, 7, 1, 2], "b": [8, 1, 0, 8, 1, 1]}', '{"a": "wrote"}')""",
             f"SELECT pg_drop_replication_slot('{source.settings.slot}')",
         )
         source.start()
@@ -260,6 +262,8 @@ def test_after_a_lost_slot_every_row_is_read_again_and_vanished_linked_rows_come
     assert [(record.op, record.key["id"]) for record in records] == [("r", 1), ("r", 3), ("r", 5), ("d", 2), (None, 2), ("d", 4), (None, 4)]
     assert records[1].value["after"]["a"] == "new"
     assert records[3].value["before"] == {"id": 2, "a": None}
+    assert records[1].header("concord.ours") == {"thing": {"a": ["wrote", 7]}}
+    assert records[0].header("concord.ours") is None
     assert re.search(r"slot \w+ is gone", caplog.text)
 
 

@@ -159,6 +159,52 @@ def test_an_edit_made_on_our_write_beats_it_though_its_clock_is_behind() -> None
     assert done.conflicts == ()  # made in knowledge of what it replaced
 
 
+# ---- what is found after a gap in the log --------------------------------------------------------------------------------------
+
+BOTH_KNOW = (
+    a_change(op="c", ts=1000, name="a", city="Ulm"),
+    a_change("erp", lsn=1, op="c", ts=1001, key="12", origin=1000, name="a", city="Ulm"),
+)
+
+
+def test_our_own_write_that_nobody_has_read_is_found_and_is_no_edit() -> None:
+    """The CRM renames to b, the sink writes it to the ERP, unread; the CRM renames to c: what is found in the ERP must not undo that."""
+    known = (*BOTH_KNOW, a_change("erp", lsn=2, ts=9000, key="12", name="a", city="Bonn"))  # an edit there, later than both renames
+    found = replace(
+        a_change("erp", lsn=3, op="r", ts=9500, key="12", name="b", city="Bonn"), ours={"name": ("b", 2000), "city": ("Ulm", 1000)}
+    )
+    renames = a_change(lsn=11, ts=2000, name="b", city="Ulm"), a_change(lsn=12, ts=3000, name="c", city="Ulm")
+    for history in itertools.permutations([*renames, found]):
+        if history.index(renames[0]) < history.index(renames[1]):
+            done = folded(*known, *history)
+            assert values_of(done) == {"name": "c", "city": "Bonn"}, history
+            assert record_of(done).targets == ("crm", "erp")
+            assert record_of(done).seen["erp"] == {"name": "b", "city": "Bonn"}, "so that the sink writes over it"
+
+
+def test_a_persons_edit_that_nobody_has_read_is_found_and_beats_what_our_sink_had_written_there() -> None:
+    found = replace(
+        a_change("erp", lsn=3, op="r", ts=9500, key="12", name="x", city="Ulm"), ours={"name": ("b", 2000), "city": ("Ulm", 1000)}
+    )
+    done = folded(*BOTH_KNOW, a_change(lsn=11, ts=2000, name="b", city="Ulm"), found)
+    assert values_of(done) == {"name": "x", "city": "Ulm"}
+    assert record_of(done).targets == ("crm",)
+
+
+def test_a_value_of_ours_that_was_read_and_replaced_is_a_persons_word_when_it_is_found_again() -> None:
+    edited = a_change("erp", lsn=2, ts=3000, key="12", name="x", city="Ulm")
+    found = replace(a_change("erp", lsn=3, op="r", ts=9500, key="12", name="a", city="Ulm"), ours={"name": ("a", 1000)})
+    assert values_of(folded(*BOTH_KNOW, edited, found))["name"] == "a"
+
+
+def test_what_an_insert_of_ours_was_given_is_found() -> None:
+    """A number out of the ERP's sequence."""
+    rules = replace(RULES, generated={"erp": frozenset({"limit"})})
+    found = replace(a_change("erp", lsn=3, op="r", key="12", name="a", limit="7"), ours={"name": ("a", 1000)})
+    done = folded(a_change(op="c", ts=1000, name="a", limit=None), found, rules=rules)
+    assert (values_of(done)["limit"], record_of(done).targets) == ("7", ("crm",))
+
+
 def test_i5_an_echo_edits_nothing() -> None:
     first = folded(a_change(op="c", name="a"))
     echo = fold("crm:1", first.state, a_change("erp", lsn=1, op="c", ts=2000, key="12", origin=1000, name="a"), RULES)
