@@ -41,7 +41,7 @@ from tests.chaos.watch import Watch
 
 CONFIG = ROOT / "examples" / "reference" / "concord.yaml"
 NAME = "chaos"
-SNAPSHOT_SECONDS, SETTLE_SECONDS, QUIET_SECONDS = 240.0, 180.0, 3.0
+SNAPSHOT_SECONDS, SETTLE_SECONDS, QUIET_SECONDS = 400.0, 300.0, 3.0
 ROWS_A_SECOND = 100  # of a bulk transaction, on a slow machine
 PROBE_SECONDS = 0.25
 HISTORIES = 60  # of things that went wrong, at most
