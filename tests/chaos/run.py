@@ -157,6 +157,7 @@ class Run:
         self.options, self.console, self.folder = options, console, folder
         self.outcome = Outcome(options)
         self._stopping = threading.Event()
+        self._without: set[Kind] = set()
         self._rng = random.Random(f"chaos run {options.seed}")
 
     def __call__(self) -> Outcome:
@@ -171,8 +172,10 @@ class Run:
             self._place("state", self.folder / "state")
             for disk in self._disks.values():
                 stack.callback(disk.unmount)
-            for lacks in filter(None, (servers.lacks, self.options.no_disks)):
-                say(self.console, f"faults that are left out: {lacks}")
+            for kinds, lacks in (((Kind.CLOCK,), servers.lacks), ((Kind.DISK, Kind.STATE_DISK), self.options.no_disks)):
+                if lacks:
+                    self._without.update(kinds)
+                    say(self.console, f"left out: {', '.join(kinds)}: {lacks}")
             kafka_line.target = ("127.0.0.1", self.servers.ports["kafka"])
             self.lines = {"kafka": kafka_line}
             for system in SYSTEMS:
@@ -239,7 +242,7 @@ class Run:
 
     def _work(self) -> None:
         options = self.options
-        plan = drawn(options.seed, options.faults, options.seconds, options.bulk_rows, options.only)
+        plan = drawn(options.seed, options.faults, options.seconds, options.bulk_rows, options.only, self._without)
         probes = [Probe(self.servers, one, other, self._stopping) for one, other in (SYSTEMS, SYSTEMS[::-1])]
         began = time.monotonic()
         with ExitStack() as stopping:

@@ -42,6 +42,7 @@ def test_a_seed_is_a_plan() -> None:
     assert {fault.kind for fault in drawn(7, 50, 120, 1000, (Kind.CUT,))} == {Kind.CUT}
     few = KINDS_OF_TEST[:3]
     assert {fault.kind for fault in drawn(7, 3, 120, 1000, few)} == set(few)
+    assert Kind.DISK not in {fault.kind for fault in drawn(7, 200, 120, 1000, without=(Kind.DISK,))}
     assert set(STRIKES) == set(Kind)
 
 
