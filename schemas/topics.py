@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 DAY_MS = 24 * 3600 * 1000
@@ -17,14 +19,27 @@ class Topic:
     config: dict[str, str] = field(default_factory=dict)
 
 
+def named(name: str) -> str:
+    """`name` as a topic's: what Kafka does not take in one becomes `_`, as Debezium does it. Two tables may come out as one: `clashes`."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+
+
 def captured(system: str, schema: str, table: str) -> str:
     """Change events of one table, as Debezium names it."""
-    return f"{system}.{schema}.{table}"
+    return named(f"{system}.{schema}.{table}")
 
 
 def links(system: str, schema: str, table: str) -> str:
     """Answers to the claims of a table's rows."""
-    return f"links.{system}.{schema}.{table}"
+    return named(f"links.{system}.{schema}.{table}")
+
+
+def clashes(system: str, tables: Iterable[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    """Topics that more than one of these tables would have, and whose they would be."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for schema, table in sorted(set(tables)):
+        found.setdefault(captured(system, schema, table), []).append((schema, table))
+    return {topic: places for topic, places in found.items() if len(places) > 1}
 
 
 def join(system: str, entity: str) -> str:

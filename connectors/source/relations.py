@@ -21,6 +21,7 @@ from connectors.source.connect import ConnectSchema
 from connectors.source.encoder import EncodedColumn, Walk, row_walk
 from connectors.source.pgoutput import Relation, RelationColumn
 from connectors.source.types import ColumnType, TypeFacts, column_type, default_datum, left_out
+from schemas import topics
 
 
 class ColumnFacts(NamedTuple):
@@ -220,7 +221,7 @@ def captured_table(system: str, relation: Relation, facts: TableFacts, nullable:
         )
         for column in columns
     ]
-    topic = f"{system}.{relation.schema}.{relation.name}"
+    topic = topics.captured(system, relation.schema, relation.name)
     record = connect.avro_names(system, relation.schema, relation.name)
     envelope = connect.envelope(record, [column.connect() for column in columns if column.kind is not None])
     key = connect.key(record, [by_name[name].connect() for name in key_names]) if key_names else None

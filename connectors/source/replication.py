@@ -106,7 +106,7 @@ def open_stream(dsn: str, settings: Mapping[str, str], slot: str, publication: s
         conn = psycopg.connect(conninfo, autocommit=True)
         try:
             start = sql.SQL("START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {}, messages 'true')").format(
-                sql.Identifier(slot), sql.Literal(f'"{publication}"')
+                sql.Identifier(slot), sql.Literal(sql.Identifier(publication).as_string())
             )
             pgconn = conn.pgconn
             pgconn.nonblocking = 1  # libpq waits without letting other threads run

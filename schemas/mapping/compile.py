@@ -13,6 +13,7 @@ from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import cast
 
+from schemas import topics
 from schemas.catalog import Column, Table
 from schemas.change import Canonical
 from schemas.config import Binding as BindingConfig
@@ -36,7 +37,7 @@ _TABLE = re.compile(r'(?:(?P<schema>"(?:[^"]|"")+"|[^".]+)\.)?(?P<table>"(?:[^"]
 
 def compile_config(config: Config, catalogs: Mapping[str, Mapping[str, Table]]) -> Pipeline:
     """`catalogs[system]["schema.table"]`. Raises ConfigError with all problems."""
-    problems = problems_of(config)
+    problems = [*problems_of(config), *_clashes(config)]
     if problems:  # names that point nowhere would only be reported again
         raise ConfigError(problems)
     compiler = _Compiler(config, catalogs, problems)
@@ -76,6 +77,20 @@ def table_names(config: Config, system: str) -> list[tuple[str, str]]:
     bound = [entity.bindings[system] for entity in config.entities.values() if system in entity.bindings]
     texts = [text for binding in bound for text in (binding.table, *(part.table for part in binding.parts.values()))]
     return sorted({name for text in texts if (name := table_name(text)) is not None})
+
+
+def _clashes(config: Config) -> list[Problem]:
+    """Tables whose events could not be told apart."""
+    return [
+        Problem(
+            f"systems.{system}",
+            f"the tables {' and '.join(map('.'.join, places))} would share the topic {topic}: what Kafka does not take in a topic's name "
+            "becomes _ there",
+            "rename one of them, or leave its entity out",
+        )
+        for system in config.systems
+        for topic, places in topics.clashes(system, table_names(config, system)).items()
+    ]
 
 
 def _order(config: Config) -> tuple[list[str], list[str]]:
