@@ -51,19 +51,30 @@ def state_of(error: psycopg.Error) -> str:
     return error.sqlstate or (error.diag.sqlstate or "")
 
 
+def without_values(error: psycopg.Error) -> str:
+    """What went wrong where, in words of the catalog only: PostgreSQL's own sentence about a value quotes it."""
+    diag = error.diag
+    at = ".".join(filter(None, (diag.schema_name, diag.table_name, diag.column_name)))
+    by = f" by {diag.constraint_name}" if diag.constraint_name else ""
+    return type(error).__name__ + (f" in {at}" if at else "") + by
+
+
 def concord_error(error: psycopg.Error, doing: str) -> ConcordError:
-    """psycopg's error as ours; `doing` says what was being done, as in "reading public.account"."""
+    """psycopg's error as ours; `doing` says what was being done, as in "reading public.account". What a refused value is told apart by
+    stands in `said`, not in the message."""
     state = state_of(error)
-    said = str(error).strip().splitlines()
-    message = f"{doing}: {said[0] if said else type(error).__name__}" + (f" [{state}]" if state else "")
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    message = f"{doing}: {said}" + (f" [{state}]" if state else "")
     if not state:
         # without a SQLSTATE it is the line that broke, or psycopg refusing a value before it was sent
-        return Retriable(message) if isinstance(error, psycopg.OperationalError) else Refused(message)
+        return (
+            Retriable(message) if isinstance(error, psycopg.OperationalError) else Refused(f"{doing}: {without_values(error)}", said=said)
+        )
     if state in _UNFIT or (state[:2] in _UNFIT_CLASSES):
         return UnfitDatabase(message)
     if state in _RETRIABLE or state[:2] in _RETRIABLE_CLASSES:
         return Retriable(message)
-    return Refused(message, state)
+    return Refused(f"{doing}: {without_values(error)} [{state}]", state, said)
 
 
 @contextmanager
@@ -86,7 +97,13 @@ def session_conninfo(dsn: str, settings: Mapping[str, str] | None = None, applic
     """
     wanted = {**SESSION, **(settings or {})}
     options = " ".join(f"-c {name}={_option(value)}" for name, value in wanted.items())
-    given = psycopg.conninfo.conninfo_to_dict(dsn)
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:  # its text quotes what it could not read, the password perhaps
+        raise UnfitDatabase(
+            "the dsn is no address that PostgreSQL's client can read (not shown: it may hold a password); expected "
+            "postgresql://user:password@host:port/database, with special characters as %XX, or host=… user=… password='…'"
+        ) from None
     return make_conninfo(
         dsn,
         options=" ".join(filter(None, [str(given.get("options") or ""), options])),

@@ -13,7 +13,6 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from console.logs import first_line
 from schemas.catalog import Table
 
 logger = logging.getLogger(__name__)
@@ -82,7 +81,7 @@ class Asking:
         except psycopg.Error as error:
             if self.connection.broken:
                 raise
-            logger.debug("%s: %s", self.system, first_line(error))
+            logger.debug("%s: %s", self.system, error)
             return None
 
     def about_rows(self, columns: str, table: Table, where: str = "true") -> tuple[tuple[Any, ...], bool] | None:

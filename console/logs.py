@@ -4,8 +4,8 @@
     {"ts": "2026-11-23T12:00:01.123456Z", "level": "WARNING", "part": "sink-erp-0", "logger": "connectors.sink.connector", "message": "…"}
 
 A line about an event carries the event's name: in the message, or as `extra={"event": "crm.public.account/42@0/16B3748"}`.
-Passwords never come through: what looks like one is struck out here, whatever library wrote it. An error of the database loses its
-DETAIL, which quotes rows.
+Passwords never come through: those of the configuration (`hide`) and what looks like one are struck out here, whatever library wrote it.
+Rows do not either: of an error, a log has only what cannot quote one (`words_of`). Names of events hold the keys of their rows.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from types import TracebackType
+from urllib.parse import quote
 
 import psycopg
+
+from connectors.postgres import concord_error, state_of
+from schemas.errors import ConcordError, MappingError, SchemaError
 
 FORMAT_VARIABLE = "CONCORD_LOGS"  # "json" or "lines": what `concord up` tells its parts, whose stderr is its own
 
@@ -42,12 +46,25 @@ LIBRDKAFKA = "%s [%s] %s"  # how confluent-kafka passes on librdkafka's lines, t
 
 _SECRETS = (
     (re.compile(r"(password['\"]?\s*[=:]\s*)('(?:[^'\\]|\\.)*'|\"[^\"]*\"|[^\s,&'\"}]+)", re.IGNORECASE), r"\1***"),
-    (re.compile(r"(\w://[^\s:/@]*):[^\s@]+@"), r"\1:***@"),
+    (re.compile(r"(\w://[^\s:/@]*):\S+@"), r"\1:***@"),
 )
+SHORTEST_SECRET = 4  # characters; what is shorter stands in ordinary words
+
+
+_hidden: set[str] = set()
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """From now on these are struck out wherever they stand; also as a URL has them."""
+    for secret in secrets:
+        if len(secret) >= SHORTEST_SECRET:
+            _hidden.update((secret, quote(secret), quote(secret, safe="")))
 
 
 def without_secrets(text: str) -> str:
-    """`text` with what looks like a password struck out: `password=…`, and the one in a URL."""
+    """`text` with the passwords of the configuration struck out, and what looks like one: `password=…`, and the one in a URL."""
+    for secret in sorted(_hidden, key=len, reverse=True):
+        text = text.replace(secret, "***")
     for pattern, kept in _SECRETS:
         text = pattern.sub(kept, text)
     return text
@@ -59,8 +76,26 @@ def first_line(error: BaseException) -> str:
     return without_secrets(said[0] if said else type(error).__name__)
 
 
+_QUOTE_ROWS = (MappingError, SchemaError)
+_QUOTE_NOTHING = (ConcordError, OSError, AttributeError, TypeError, NameError, ImportError, RuntimeError, MemoryError)
+
+
+def words_of(error: BaseException) -> str:
+    """An error for a log. What may quote a value is told by its kind only: Python's ValueError and KeyError, PostgreSQL's sentences about
+    data, the mapping's."""
+    kind = type(error).__name__
+    if isinstance(error, psycopg.Error):
+        state = state_of(error)
+        return without_secrets(str(concord_error(error, kind)) if state or isinstance(error, psycopg.OperationalError) else kind)
+    kafka = sys.modules.get("confluent_kafka")  # not imported for this: `concord --help` need not wait for it
+    quotes_nothing = isinstance(error, _QUOTE_NOTHING) or (kafka is not None and isinstance(error, kafka.KafkaException))
+    if isinstance(error, _QUOTE_ROWS) or not quotes_nothing:
+        return kind
+    return without_secrets(str(error).strip()) or kind
+
+
 def _without_rows(error: BaseException) -> str:
-    """The traceback, the frames of it all, each error with its first line only when it is the database's."""
+    """The traceback, the frames of it all, each error with its words."""
     lines: list[str] = []
     seen: BaseException | None = error
     chain: list[BaseException] = []
@@ -69,8 +104,7 @@ def _without_rows(error: BaseException) -> str:
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     for one in reversed(chain):
         lines += traceback.format_tb(one.__traceback__)
-        said = first_line(one) if isinstance(one, psycopg.Error) else str(one)
-        lines.append(f"{type(one).__module__}.{type(one).__qualname__}: {said}\n")
+        lines.append(f"{type(one).__module__}.{type(one).__qualname__}: {words_of(one)}\n")
     return without_secrets("".join(lines).rstrip())
 
 
@@ -111,6 +145,9 @@ class _Formatter(logging.Formatter):
         return _without_rows(ei[1]) if ei[1] is not None else ""
 
     def message_of(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple):
+            args = tuple(words_of(one) if isinstance(one, BaseException) else one for one in record.args)
+            return without_secrets(str(record.msg) % args if args else str(record.msg))
         return without_secrets(record.getMessage())
 
 

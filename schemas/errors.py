@@ -19,7 +19,14 @@ from dataclasses import dataclass
 
 
 class ConcordError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose. Its text may stand in a log, but for MappingError's and SchemaError's, which quote values."""
+
+    said = ""  # the foreign system's own words, which may quote a row: for a dead letter, never for a log
+
+    @property
+    def whole(self) -> str:
+        """All that is known, for who may see the row."""
+        return f"{self}: {self.said}" if self.said else str(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +80,10 @@ class Retriable(ConcordError):
 class Refused(ConcordError):
     """A foreign system refused what was sent, and will again.
 
-    `code` is what it decided by: a SQLSTATE, or a Kafka error name.
+    `code` is what it decided by: a SQLSTATE, or a Kafka error name. `said`: its own words.
     """
 
-    def __init__(self, message: str, code: str = "") -> None:
+    def __init__(self, message: str, code: str = "", said: str = "") -> None:
         self.code = code
+        self.said = said
         super().__init__(message)

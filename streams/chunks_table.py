@@ -206,7 +206,9 @@ class ChunkTable(Table[str, V], Generic[V]):
                 else:
                     held[record.key.decode()] = decode(record.value)
             except (ValueError, TypeError, AttributeError, LookupError) as exc:  # not ours: it says nothing about any key
-                logger.error("%s/%d@%d is no entry of table %r, passed over: %r", record.topic, partition, offset, self.name, exc)
+                logger.error(
+                    "%s/%d@%d is no entry of table %r, passed over (%s)", record.topic, partition, offset, self.name, type(exc).__name__
+                )
         if offset is not None:
             self._offsets[partition] = max(offset, self._offsets.get(partition, -1))
 

@@ -56,6 +56,13 @@ def _named(*names: str) -> sql.SQL:
     return sql.SQL(sql.Identifier(*names).as_string().replace("%", "%%"))
 
 
+def _words(error: Exception) -> str:
+    """One line without values: PostgreSQL's about a statement may quote them, psycopg's about a line that broke does not."""
+    if isinstance(error, psycopg.Error) and error.sqlstate and error.sqlstate[:2] in ("21", "22", "23", "44", "P0"):
+        return f"{type(error).__name__} [{error.sqlstate}]"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class Session:
     """One connection to one database, made when it is needed and made anew after an error. One query at a time."""
 
@@ -79,7 +86,7 @@ class Session:
                     return await cursor.fetchall()
             except (psycopg.Error, OSError, TimeoutError) as error:
                 await self._drop()
-                raise Retriable(f"asking the crosswalk of {self.system}: {error or type(error).__name__}") from error
+                raise Retriable(f"asking the crosswalk of {self.system}: {_words(error)}") from error
             except BaseException:  # cancelled in mid-query: what the connection answers next would be another question's
                 await self._drop()
                 raise

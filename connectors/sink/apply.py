@@ -178,7 +178,9 @@ class Applier:
         self._decode = decode
         self._planner = Planner(pipeline, system)
         self._tables = {
-            name: EntityStatements(entity.bindings[system]) for name, entity in pipeline.entities.items() if system in entity.bindings
+            name: EntityStatements(entity.bindings[system], entity.writes_rows(system))
+            for name, entity in pipeline.entities.items()
+            if system in entity.bindings
         }
         sides = {
             name: [table.binding.sides[match] for match in pipeline.entities[name].match_on if match in table.binding.sides]
@@ -303,7 +305,7 @@ class Applier:
         entity = self._pipeline.entities[task.record.entity]
         binding = entity.bindings[self._system]
         if code == LOCKED:
-            return Park(task, entity.name, value_wait(task.record.link), f"somebody else is holding its row: {error}")  # I8
+            return Park(task, entity.name, value_wait(task.record.link), f"somebody else is holding its row: {error.whole}")  # I8
         if cause is not None and code == "23505":
             columns = self._constraint_columns(
                 sql.UNIQUE_COLUMNS, cause, cause.diag.schema_name, cause.diag.constraint_name, binding=binding
@@ -312,18 +314,18 @@ class Applier:
             if columns & matched:
                 with suppress(MappingError, SchemaError):
                     match = wanted_match(entity, binding, self._local_values(task.record, there)) or str(cause.diag.constraint_name)
-                    return Park(task, entity.name, value_wait(match), f"another row has {', '.join(entity.match_on)}: {error}")
+                    return Park(task, entity.name, value_wait(match), f"another row has {', '.join(entity.match_on)}: {error.whole}")
         if cause is not None and code == "23503":
             if not task.record.alive:
                 mend = f"give {entity.name} a soft delete (delete: {{soft: …}}), or remove what refers to it"
-                return Dead(task, f"{error}; {mend}", code)
+                return Dead(task, f"{error.whole}; {mend}", code)
             name = (cause.diag.schema_name, cause.diag.table_name, cause.diag.constraint_name)
             columns = self._constraint_columns(sql.FOREIGN_KEY_COLUMNS, cause, *name, binding=binding)
             for field_name, referred in entity.refs.items():
                 value = task.record.values.get(field_name)
                 if value is not None and columns & set(binding.columns.get(field_name, ())):
-                    return Park(task, referred, str(value), f"{field_name}: the row of {referred} {value} has gone here: {error}")
-        return Dead(task, str(error), code)
+                    return Park(task, referred, str(value), f"{field_name}: the row of {referred} {value} has gone here: {error.whole}")
+        return Dead(task, error.whole, code)
 
     def _constraint_columns(self, statement: str, cause: psycopg.Error, *names: str | None, binding: Binding) -> set[str]:
         """The columns that a constraint is about, as the flat row calls them."""
@@ -624,7 +626,9 @@ class Applier:
             try:
                 record = self._decode(entity, bytes(raw))
             except SchemaError as error:  # was readable when it was parked
-                logger.warning("%s/%s@%s/%s was parked and cannot be read any more: %s", topic, link, partition, offset, error)
+                logger.warning(
+                    "%s/%s@%s/%s was parked and cannot be read any more (%s)", topic, link, partition, offset, type(error).__name__
+                )
                 continue
             if entity in self._pipeline.entities:
                 lost = self._anew and record.targets == (self._system,) and record.seen.get(self._system) is None

@@ -195,10 +195,10 @@ class SinkConnector:
     def _ended(self, outcome: Outcome) -> None:
         self._metrics.ended(outcome, int(self._clock() * 1e6))
         for dead in outcome.deads:
-            logger.warning("%s: dead letter [%s]: %s", dead.task, dead.code, dead.error)
+            logger.warning("%s: dead letter [%s]; `concord dead list` says why", dead.task, dead.code)  # the why may quote the row
         for message in outcome.unreadable:
             where = f"{message.topic}@{message.partition}/{message.offset}"
-            logger.warning("%s: dead letter [%s]: %s", where, message.code, message.error)
+            logger.warning("%s: dead letter [%s]; `concord dead list` says why", where, message.code)
         self._dead_letters.send(outcome)
         if outcome.parks:
             self._care_at = min(self._care_at, time.monotonic() + 0.2)  # what it waits for may have come through another worker just now

@@ -287,7 +287,7 @@ class Snapshotter:
     def _refuse(self, progress: Progress, error: UnfitDatabase | Refused) -> None:
         if progress.predicate:  # whoever asked for these rows is told, and asks again
             logger.error("%s.%s: the snapshot cannot be taken: %s", self.system, progress.name, error)
-            self.store.finish(progress, str(error))
+            self.store.finish(progress, error.whole)
             return
         if self.refused.get(progress.name) != str(error):
             logger.error("%s.%s: the snapshot cannot be taken, and is tried again: %s", self.system, progress.name, error)

@@ -22,6 +22,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainValidator, WithJsonSchema, model_validator
 from pydantic import Field as Spec
@@ -48,8 +49,20 @@ class Dsn(str):
             return re.sub(r"(?i)([?&](?:ssl)?password=)[^&]*", r"\1***", masked)
         return re.sub(r"(?i)\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", r"\1***", self)
 
+    def secrets(self) -> set[str]:
+        """The passwords in it, as they are."""
+        if "://" in self:
+            url = urlsplit(self)
+            query = parse_qs(url.query)
+            return {unquote(url.password or ""), *query.get("password", ()), *query.get("sslpassword", ())} - {""}
+        found = re.findall(r"(?i)\b(?:ssl)?password\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))", self)
+        return {re.sub(r"\\(.)", r"\1", quoted or plain) for quoted, plain in found} - {""}
+
     def __repr__(self) -> str:
         return f"Dsn({self.shown!r})"
+
+
+_SECRET_SETTING = re.compile(r"password|secret|jaas|token|key\.pem")  # of librdkafka's settings
 
 
 class Model(BaseModel):
@@ -526,6 +539,12 @@ class Config(Model):
     entities: dict[str, Entity] = Spec(min_length=1)
     metrics: Metrics = Metrics()
     state_dir: Path = Path(".concord/run")  # relative to the file's folder
+
+    def secrets(self) -> set[str]:
+        """All passwords in it: what must not be shown."""
+        addresses = [system.dsn for system in self.systems.values()] + ([self.registry.url] if self.registry.url else [])
+        found = {secret for address in addresses for secret in address.secrets()}
+        return found | {value for name, value in self.kafka.settings.items() if _SECRET_SETTING.search(name)}
 
     @model_validator(mode="before")
     @classmethod
