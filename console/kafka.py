@@ -88,16 +88,33 @@ class Letter:
 
 
 class Cluster:
-    """Kafka as the console sees it. Raises Retriable when it does not answer within `ANSWER_SECONDS`."""
+    """Kafka as the console sees it. Raises Retriable when it does not answer within `ANSWER_SECONDS`, with what TLS or the login said."""
 
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
-        self._admin = AdminClient(settings(kafka))
+        self._refusal = ""  # what TLS or SASL said last: the call itself only says that there was no answer
+        self._admin = AdminClient({**settings(kafka), "error_cb": self._heard})  # type: ignore[dict-item]
+
+    def _heard(self, error: KafkaError) -> None:
+        if error.code() in (KafkaError._SSL, KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
+            self._refusal = f"{error.str()} [{error.name()}]"
+
+    @contextmanager
+    def _asking(self, doing: str) -> Iterator[None]:
+        self._refusal = ""
+        try:
+            with translated(doing):
+                yield
+        except Retriable as error:
+            self._admin.poll(0)  # what was heard meanwhile
+            if self._refusal:
+                raise Retriable(f"{doing}: {self._refusal}; see kafka.settings (ssl.*, sasl.*)") from error
+            raise
 
     def partitions(self, topics: Iterable[str]) -> dict[str, int]:
         """Topic → number of partitions, of those that exist."""
         wanted = set(topics)
-        with translated(f"listing topics at {self._kafka.bootstrap}"):
+        with self._asking(f"listing topics at {self._kafka.bootstrap}"):
             found = self._admin.list_topics(timeout=ANSWER_SECONDS).topics
             there = {name: told for name, told in found.items() if name in wanted}
             for told in there.values():
@@ -168,7 +185,7 @@ class Cluster:
             consumer.close()
 
     def brokers(self) -> int:
-        with translated(f"asking Kafka at {self._kafka.bootstrap}"):
+        with self._asking(f"asking Kafka at {self._kafka.bootstrap}"):
             return len(self._admin.list_topics(timeout=ANSWER_SECONDS).brokers)
 
     def check(self, topics: Sequence[Topic]) -> list[Topic]:

@@ -136,17 +136,11 @@ def _report_lag(app: StreamsApp, intakes: list[Intake]) -> None:
 
 
 def _credentials(settings: Mapping[str, str]) -> dict[str, Any]:
-    """librdkafka's security settings as Faust's; raises ConfigError for what aiokafka has no equal of."""
+    """librdkafka's security settings as Faust's, whose own client joins the group; raises ConfigError for what aiokafka has no equal of."""
     protocol = settings.get("security.protocol", "plaintext").lower()
     if protocol == "plaintext":
         return {}
-    context = None
-    if protocol in ("ssl", "sasl_ssl"):
-        context = ssl.create_default_context(cafile=settings.get("ssl.ca.location"))
-        if "ssl.certificate.location" in settings:
-            context.load_cert_chain(
-                settings["ssl.certificate.location"], settings.get("ssl.key.location"), settings.get("ssl.key.password")
-            )
+    context = _tls(settings) if protocol in ("ssl", "sasl_ssl") else None
     if protocol == "ssl":
         return {"broker_credentials": faust.SSLCredentials(context)}
     mechanism = settings.get("sasl.mechanism", settings.get("sasl.mechanisms", "PLAIN")).upper()
@@ -161,3 +155,35 @@ def _credentials(settings: Mapping[str, str]) -> dict[str, Any]:
             mechanism=mechanism,
         )
     }
+
+
+_PASSED_ON = {  # of librdkafka's ssl.*, those that have an equal here
+    "ssl.ca.location",
+    "ssl.ca.pem",
+    "ssl.certificate.location",
+    "ssl.key.location",
+    "ssl.key.password",
+    "ssl.endpoint.identification.algorithm",
+}
+
+
+def _tls(settings: Mapping[str, str]) -> ssl.SSLContext:
+    """Raises ConfigError when a file is not there or not what it should be, and for a setting that would hold for librdkafka only."""
+    unknown = sorted(name for name in settings if name.startswith("ssl.") and name not in _PASSED_ON)
+    if unknown:
+        known = ", ".join(sorted(_PASSED_ON))
+        raise ConfigError([Problem(f"kafka.settings.{name}", "the streams have no equal of it", f"use {known}") for name in unknown])
+    at = "ssl.ca.location"
+    try:
+        context = ssl.create_default_context(cafile=settings.get(at), cadata=settings.get("ssl.ca.pem"))
+        if settings.get("ssl.endpoint.identification.algorithm", "https").lower() == "none":
+            context.check_hostname = False
+        if (at := "ssl.certificate.location") in settings:
+            context.load_cert_chain(settings[at], settings.get("ssl.key.location"), settings.get("ssl.key.password", ""))
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        said = getattr(error, "strerror", None) or type(error).__name__
+        raise ConfigError([Problem(f"kafka.settings.{at}", f"{settings.get(at, '')!r}: {said}", "a file in PEM, readable here")]) from error
+    if settings.get("enable.ssl.certificate.verification", "true").lower() == "false":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -28,6 +28,7 @@ from typing import Any
 
 from console.stack import kafka as _kafka
 from console.stack import postgres as _postgres
+from console.stack import secure as _secure
 from console.stack.guard import START_SECONDS, STOP_SECONDS, free_port
 from console.stack.postgres import TWO_MAJORS
 from console.stack.state import (
@@ -120,16 +121,18 @@ def running(
     postgres: Sequence[int | None] = TWO_MAJORS,
     fsync: bool = True,
     ephemeral: bool = False,
+    secure: Path | None = None,
     progress: Progress = _silent,
 ) -> Iterator[StackState]:
     """The run's servers for the length of the block: started unless they run, and ended with the last process that uses them (kill -9
-    included) unless they are kept (`up`). `ephemeral`: leaves no folder behind."""
+    included) unless they are kept (`up`). `ephemeral`: leaves no folder behind. `secure`: a folder with certificates; nobody gets
+    in without TLS and a password then (secure.py)."""
     home = home.resolve()
     folder = home / run
     if ephemeral:
         _forget_dead_runs(home)
     with _used(folder) as users:
-        state = _up(home, run, kafka, postgres, fsync, ephemeral=ephemeral, progress=progress)
+        state = _up(home, run, kafka, postgres, fsync, ephemeral=ephemeral, progress=progress, secure=secure)
         try:
             yield state
         finally:
@@ -160,7 +163,8 @@ def status(home: Path, *, run: str = DEFAULT_RUN) -> StackState | None:
     state = load_state(home / run)
     if state is None or not guarded(home / run):
         return None
-    kafka = state.kafka and replace(state.kafka, alive=_kafka.answers(state.kafka.port))
+    answers = _secure.kafka_answers if Spec.load(home / run).secure else _kafka.answers
+    kafka = state.kafka and replace(state.kafka, alive=answers(state.kafka.port))
     return replace(state, kafka=kafka, postgres=tuple(replace(server, alive=_postgres.answers(server.port)) for server in state.postgres))
 
 
@@ -179,7 +183,15 @@ def clean(home: Path, progress: Progress = _silent) -> None:
 
 
 def _up(
-    home: Path, run: str, kafka: bool, postgres: Sequence[int | None], fsync: bool, *, ephemeral: bool, progress: Progress
+    home: Path,
+    run: str,
+    kafka: bool,
+    postgres: Sequence[int | None],
+    fsync: bool,
+    *,
+    ephemeral: bool,
+    progress: Progress,
+    secure: Path | None = None,
 ) -> StackState:
     folder = home / run
     installs = _postgres.choose(postgres, _postgres.installs()) if postgres else ()
@@ -210,6 +222,7 @@ def _up(
         user=user,
         fsync=fsync,
         ephemeral=ephemeral,
+        secure=str(secure.resolve()) if secure else "",
     ).save()
     _start_guard(folder, progress)
     state = load_state(folder)

@@ -37,7 +37,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
-from console.stack import kafka, postgres
+from console.stack import kafka, postgres, secure
 from console.stack.state import KafkaState, PostgresState, Spec, StackError, StackState, open_lock, try_lock, write_json
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class Guard:
         self.spec = spec
         self.folder = spec.folder
         self.data = Path(spec.data)
+        self.secure = Path(spec.secure) if spec.secure else None
         self.say = say
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.servers: list[Server] = []
@@ -80,7 +81,8 @@ class Guard:
         self.data.mkdir(parents=True, exist_ok=True)
         steps: list[tuple[str, Path, subprocess.Popen[bytes], Path]] = []
         if self.spec.kafka:
-            properties = kafka.settings(self.folder / "kafka", ports["kafka"], ports["controller"])
+            where = (self.folder / "kafka", ports["kafka"], ports["controller"])
+            properties = kafka.settings(*where, secure.kafka_settings(self.secure, *where) if self.secure else {})
             (self.folder / "kafka.properties").write_text(properties)
             if self._is_new(self.folder / "kafka"):
                 command = kafka.format_command(Path(self.spec.home), self.folder)
@@ -101,7 +103,9 @@ class Guard:
                 raise StackError(f"{name} could not be set up in {data}:\n{_tail(log)}")
             _made(data).touch()
         for major in self.spec.postgres:
-            (self.data / f"postgres-{major}" / "postgresql.conf").write_text(postgres.settings(major, self.spec.fsync))
+            data = self.data / f"postgres-{major}"
+            more = secure.postgres_settings(self.secure, data, self.spec.user) if self.secure else ""
+            (data / "postgresql.conf").write_text(postgres.settings(major, self.spec.fsync) + more)
 
     def _is_new(self, data: Path) -> bool:
         """Whether the data are still to be made; a set-up that did not come to its end is thrown away."""
@@ -140,7 +144,8 @@ class Guard:
             log, port = self.folder / "kafka.log", ports["kafka"]
             gentle = signal.SIGTERM if tidy else signal.SIGKILL
             process = self._start(kafka.run_command(home, self.folder), log, None, gentle)
-            self.servers.append(Server("kafka", process, lambda: kafka.answers(port), log, gentle, signal.SIGKILL))
+            answers = secure.kafka_answers if self.secure else kafka.answers
+            self.servers.append(Server("kafka", process, lambda: answers(port), log, gentle, signal.SIGKILL))
         for major, binaries in zip(self.spec.postgres, self.spec.binaries, strict=True):
             data, name = self.data / f"postgres-{major}", f"postgres-{major}"
             log = self.folder / f"{name}.log"

@@ -15,8 +15,9 @@ import struct
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from console.stack.state import StackError
 
@@ -81,8 +82,8 @@ def fetch(home: Path, progress: Callable[[str], None]) -> None:
     (home / "kafka" / "pom.sha256").write_text(_pom_digest())
 
 
-def settings(data: Path, port: int, controller_port: int) -> str:
-    """server.properties."""
+def settings(data: Path, port: int, controller_port: int, more: Mapping[str, object] = MappingProxyType({})) -> str:
+    """server.properties. `more`: what is to be otherwise, or besides."""
     return "\n".join(
         f"{key}={value}"
         for key, value in {
@@ -116,6 +117,7 @@ def settings(data: Path, port: int, controller_port: int) -> str:
             "num.recovery.threads.per.data.dir": 2,
             "background.threads": 2,
             "log.deletion.delay.ms": 1000,
+            **more,
         }.items()
     )
 

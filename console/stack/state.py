@@ -89,6 +89,7 @@ class Spec:
     user: str | None  # whom PostgreSQL runs as; None: as ourselves
     fsync: bool
     ephemeral: bool  # leaves no folder behind and need not end tidily
+    secure: str = ""  # folder with ca.pem, server.pem, server.key and password: TLS and passwords only (secure.py); "": neither
 
     @property
     def folder(self) -> Path:
