@@ -190,7 +190,9 @@ def _migrated(conn: psycopg.Connection[Any]) -> int:
         if found > LATEST:
             raise UnfitDatabase(newer(found, str(conn.info.dbname)))
         if found == 0:
-            conn.execute("CREATE SCHEMA IF NOT EXISTS concord")  # I10: nothing outside of it
+            there = conn.execute("SELECT to_regnamespace('concord') IS NOT NULL").fetchone()
+            if there is None or not there[0]:  # IF NOT EXISTS would ask for CREATE on the database first
+                conn.execute("CREATE SCHEMA concord")  # I10: nothing outside of it
             conn.execute("CREATE TABLE concord.meta (version int PRIMARY KEY)")  # a key, or a publication FOR ALL TABLES refuses its update
             conn.execute("INSERT INTO concord.meta VALUES (0)")
         for migration in MIGRATIONS[found:]:

@@ -200,7 +200,13 @@ def init(
 
 @command(cli, "check", report=True)
 @click.option("--rows/--no-rows", default=True, show_default=True, help="Also ask the tables how many values would not fit.")
-def check(file: Path, debug: bool, as_json: bool, rows: bool) -> int:
+@click.option("--grant", is_flag=True, help="Instead: the SQL that makes each system's role, with the rights it needs and no other.")
+@click.option("--run", is_flag=True, help="With --grant: do it, as the administrators that --admin names.")
+@click.option("--admin", "admins", multiple=True, metavar="SYSTEM=DSN", help="Who may; or in the environment: CRM_ADMIN_DSN for crm.")
+@click.option("--system", "systems", multiple=True, help="With --grant: only this system; may be given again.")
+def check(
+    file: Path, debug: bool, as_json: bool, rows: bool, grant: bool, run: bool, admins: tuple[str, ...], systems: tuple[str, ...]
+) -> int:
     """Is the configuration sound and are the databases fit? Every problem with its mend.
 
     A problem stops or breaks the sync, or the application's own writes: exit status 1. A note is worth knowing: a value that the other side
@@ -211,12 +217,45 @@ def check(file: Path, debug: bool, as_json: bool, rows: bool) -> int:
       concord check -c concord.yaml
       concord check --no-rows
       concord check --json | jq -r '.problems[].where'
+
+    With --grant it prints, for a database administrator, what the role that a system's dsn names is to be allowed: rights per table and
+    column, publication, schema. What is there already is left out, what is not needed any more is revoked; run it again after a change of
+    the configuration.
+
+    \b
+      concord check --grant                                   # to read
+      concord check --grant --system crm | psql "$CRM_ADMIN_DSN"
+      CRM_ADMIN_DSN=… ERP_ADMIN_DSN=… concord check --grant --run
     """
     from console import check as checking
 
+    if grant:
+        return _grant(file, as_json, run, admins, systems)
+    if run or admins or systems:
+        raise click.UsageError("--run, --admin and --system go with --grant")
     found = checking.check(file, rows=rows)
     say_json(found.to_json()) if as_json else checking.show(found, screen())
     return OK if found.fit else NOT_ASKED if found.unanswered else NOT_OK
+
+
+def _grant(file: Path, as_json: bool, run: bool, admins: tuple[str, ...], systems: tuple[str, ...]) -> int:
+    from console import grants, wiring
+
+    config = wiring.open_config(file)
+    for system in systems:
+        _a_system(config, system, file, "--system")
+    given = {system: dsn for system in config.systems if (dsn := os.environ.get(f"{system.upper()}_ADMIN_DSN"))}
+    for one in admins:
+        system, _, dsn = one.partition("=")
+        given[_a_system(config, system, file, "--admin")] = dsn
+    if run and (without := [system for system in systems or config.systems if system not in given]):
+        raise click.UsageError(f"--run as whom? --admin {without[0]}=DSN, or {without[0].upper()}_ADMIN_DSN in the environment")
+    found = grants.grant(config, given, systems=systems or None, run=run)
+    if as_json:
+        say_json({"databases": [{"systems": one.wanted.systems, **one.to_json(), "script": grants.script(one)} for one in found]})
+    else:
+        click.echo("\n".join(map(grants.script, found)), nl=False)
+    return OK
 
 
 @cli.command("schema", short_help="JSON Schema of the configuration, for editors")

@@ -28,7 +28,7 @@ from connectors.postgres import connect, translated
 from connectors.source import slot
 from connectors.source.snapshot import SnapshotStore
 from console.kafka import Cluster
-from console.logs import first_line
+from console.logs import first_line, hide
 from console.parts import read_json, tell_json
 from console.supervise import PartCommand
 from schemas import topics
@@ -49,8 +49,10 @@ T = TypeVar("T")
 
 
 def open_config(file: Path) -> Config:
-    """Raises ConfigError with every problem."""
-    return load(file, os.environ)
+    """Raises ConfigError with every problem. No log of this process will show its secrets."""
+    config = load(file, os.environ)
+    hide(config.secrets())
+    return config
 
 
 def run_dir(config: Config) -> Path:

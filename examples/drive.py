@@ -24,16 +24,17 @@ from typing import IO, Any
 import psycopg
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from console import metrics
+from console import grants, metrics
 from console.parts import SUPERVISED
 from console.stack import StackState, running
 from console.stack.state import StackError
+from schemas.config import load
 from schemas.metrics import added, quantile, since
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,8 +71,14 @@ def fresh_database(server: str, name: str) -> str:
     return make_conninfo(server, dbname=name)
 
 
+def our_login(dsn: str) -> str:
+    """The address of Concord's own role in a demo's database. `Concord.grant` makes the role, as an administrator would."""
+    name = str(conninfo_to_dict(dsn)["dbname"])
+    return make_conninfo(dsn, user=f"{name}_sync", password=secrets.token_urlsafe(12))
+
+
 def drop_database(admin: psycopg.Connection[Any], name: str) -> None:
-    """With its slots, and the replication origins of a pipeline that no longer is."""
+    """With its slots, the replication origins of a pipeline that no longer is, and our role in it."""
     deadline = time.monotonic() + STOP_SECONDS
     while slots := admin.execute("SELECT slot_name, active_pid FROM pg_replication_slots WHERE database = %s", [name]).fetchall():
         if time.monotonic() > deadline:
@@ -82,6 +89,7 @@ def drop_database(admin: psycopg.Connection[Any], name: str) -> None:
             with contextlib.suppress(psycopg.errors.ObjectInUse, psycopg.errors.UndefinedObject):
                 admin.execute("SELECT pg_drop_replication_slot(%s)", [slot])
     admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(f"{name}_sync")))
 
 
 def drop_topics(bootstrap: str, systems: Sequence[str], entities: Sequence[str]) -> None:
@@ -208,6 +216,10 @@ class Concord:
 
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "console", *words, "-c", str(self.config)]
+
+    def grant(self, admins: Mapping[str, str]) -> None:
+        """`concord check --grant --run`: Concord's own roles, with the rights it needs and no other. `admins`: system → DSN."""
+        grants.grant(load(self.config, {**os.environ, **self.environment}), admins, run=True)
 
     def up(self, *words: str) -> None:
         self.process = start(self.command("up", *words), {**self.environment, SUPERVISED: "1"}, self.log)

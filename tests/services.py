@@ -17,7 +17,7 @@ import secrets
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,10 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # its typing forgets to export the one
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from console import grants
+from schemas.config import Config
 
 HOME = Path(__file__).resolve().parent.parent / ".concord"
 KAFKA_IMAGE = "apache/kafka:4.1.1"
@@ -306,6 +309,28 @@ def with_database(dsn: str, name: str) -> str:
     return make_conninfo(dsn, dbname=name)
 
 
+def database_of(dsn: str) -> str:
+    return urlsplit(dsn).path.lstrip("/") if "://" in dsn else str(conninfo_to_dict(dsn)["dbname"])
+
+
+SECRET = "s3cret-of-ours"  # every login of ours has it: what must not be printed
+
+
+def our_login(dsn: str) -> str:
+    """A database's address for Concord's own processes, which never are the superuser. The role is made by `concord check --grant`
+    (`console.grants.grant`), as an operator would; it goes with the database."""
+    role = f"concord_{database_of(dsn)}"
+    if "://" in dsn:
+        url = urlsplit(dsn)
+        return urlunsplit(url._replace(netloc=f"{role}:{SECRET}@{url.netloc.rpartition('@')[2]}"))
+    return make_conninfo(dsn, user=role, password=SECRET)
+
+
+def granted(config: Config, admins: Mapping[str, str]) -> None:
+    """Makes the logins of a configuration, or brings their rights up to date. `admins`: system → a superuser's DSN."""
+    grants.grant(config, admins, run=True)
+
+
 @contextlib.contextmanager
 def a_database(server: str) -> Iterator[str]:
     """A fresh empty UTF-8 database; dropped at the end whoever is still connected, and its slots before it."""
@@ -318,6 +343,7 @@ def a_database(server: str) -> Iterator[str]:
         with psycopg.connect(server, autocommit=True) as admin:
             _drop_slots(admin, name)
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(f"concord_{name}")))
 
 
 def _drop_slots(admin: psycopg.Connection, database: str) -> None:

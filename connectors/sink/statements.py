@@ -104,9 +104,10 @@ class Lock:
 
 
 class EntityStatements:
-    """Reads one binding. Texts are made once; psycopg prepares them by their text."""
+    """Reads one binding. Texts are made once; psycopg prepares them by their text. `locking`: a system in which no row is ever changed
+    need not give us the right to, which a lock asks for."""
 
-    def __init__(self, binding: Binding) -> None:
+    def __init__(self, binding: Binding, locking: bool = True) -> None:
         self.binding = binding
         self.flat = FlatRows(binding)
         self.shape = Rows(binding)
@@ -117,7 +118,8 @@ class EntityStatements:
         self._key = binding.key_columns
         self._texts: dict[tuple[str, tuple[str, ...]], str] = {}
         self._roots, self._where = self._wanted()
-        self._read = self.flat.select(self._roots, among=self._where + ("" if binding.parts else " FOR NO KEY UPDATE OF t"))
+        self._locking_rows = locking
+        self._read = self.flat.select(self._roots, among=self._where + ("" if binding.parts or not locking else " FOR NO KEY UPDATE OF t"))
         self._by_key = self.flat.select(
             f"unnest({_unnest((), range(len(self._key)))[0]}) AS u({_unnest((), range(len(self._key)))[1]}) JOIN"
             f" {self.flat.root} t ON {_on(binding.table, self._key)}"
@@ -174,7 +176,7 @@ class EntityStatements:
 
     def _all_locks(self) -> list[Lock]:
         """From the root down, strong ones first: no lock is made stronger."""
-        if not self.binding.parts:
+        if not self.binding.parts or not self._locking_rows:
             return []
         found = []
         for name in (ROOT, *(part.name for part in self.shape.parts)):

@@ -82,30 +82,38 @@ def ensure_publication(conn: psycopg.Connection[Any], name: str, tables: Iterabl
 
     It must be there before the slot is: the log before it cannot be decoded with it.
     """
-    wanted = sorted(tables)
+    try:
+        with translated(f"making publication {name}"):
+            return _publication(conn, name, sorted(tables))
+    except UnfitDatabase as error:
+        if not isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):
+            raise
+        raise UnfitDatabase(f"{error}: only who owns the tables may; `concord check --grant` has the SQL for them") from error.__cause__
+
+
+def _publication(conn: psycopg.Connection[Any], name: str, wanted: list[TableName]) -> tuple[TableName, ...]:
     quoted = [sql.Identifier(*table) for table in wanted]
-    with translated(f"making publication {name}"):
-        there = conn.execute("SELECT puballtables FROM pg_publication WHERE pubname = %s", (name,)).fetchone()
-        if there is None:
-            # via the root: a partitioned table is one table to the mapping, whichever leaf a row is in
-            statement = sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)")
-            conn.execute(statement.format(sql.Identifier(name), sql.SQL(", ").join(quoted)))
-            return tuple(wanted)
-        if there[0]:
-            return ()
-        published = set(
-            conn.execute(
-                "SELECT n.nspname::text, c.relname::text FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid "
-                "JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = %s "
-                "UNION SELECT schemaname::text, tablename::text FROM pg_publication_tables WHERE pubname = %s",
-                (name, name),
-            ).fetchall()
-        )
-        lacking = [table for table in wanted if table not in published]
-        if lacking:
-            statement = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}")
-            conn.execute(statement.format(sql.Identifier(name), sql.SQL(", ").join(sql.Identifier(*table) for table in lacking)))
-        return tuple(lacking)
+    there = conn.execute("SELECT puballtables FROM pg_publication WHERE pubname = %s", (name,)).fetchone()
+    if there is None:
+        # via the root: a partitioned table is one table to the mapping, whichever leaf a row is in
+        statement = sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)")
+        conn.execute(statement.format(sql.Identifier(name), sql.SQL(", ").join(quoted)))
+        return tuple(wanted)
+    if there[0]:
+        return ()
+    published = set(
+        conn.execute(
+            "SELECT n.nspname::text, c.relname::text FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid "
+            "JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = %s "
+            "UNION SELECT schemaname::text, tablename::text FROM pg_publication_tables WHERE pubname = %s",
+            (name, name),
+        ).fetchall()
+    )
+    lacking = [table for table in wanted if table not in published]
+    if lacking:
+        statement = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}")
+        conn.execute(statement.format(sql.Identifier(name), sql.SQL(", ").join(sql.Identifier(*table) for table in lacking)))
+    return tuple(lacking)
 
 
 def create_slot(conn: psycopg.Connection[Any], name: str) -> Lsn:

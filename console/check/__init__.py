@@ -96,7 +96,12 @@ def _asking(db: Database, check: Callable[[Database], None]) -> None:
 
 def _unanswered(system: str, error: ConcordError, found: Checked) -> None:
     if isinstance(error, Retriable):
-        found.could_not_ask(About.SERVER, system, first_line(error), f"is the server up, is systems.{system}.dsn right?")
+        found.could_not_ask(
+            About.SERVER,
+            system,
+            first_line(error),
+            f"is the server up, is systems.{system}.dsn right (also user, password, sslmode, sslrootcert)?",
+        )
     else:
         found.problem(About.SERVER, system, first_line(error), f"see systems.{system}.dsn")
 
@@ -159,6 +164,6 @@ def _kafka(config: Config, found: Checked) -> None:
     except ConfigError as error:
         found.take(About.KAFKA, error.problems)
     except Retriable as error:
-        found.could_not_ask(About.KAFKA, "kafka", first_line(error), "is it up, is kafka.bootstrap right?")
+        found.could_not_ask(About.KAFKA, "kafka", first_line(error), "is it up, are kafka.bootstrap and kafka.settings right?")
     except ConcordError as error:
         found.problem(About.KAFKA, "kafka", first_line(error), "see kafka.settings")

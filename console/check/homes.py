@@ -29,10 +29,12 @@ class Home:
     always: Mapping[str, Expression]
     made: Mapping[str, Expr]  # both, compiled, with what `where` implies
     given: frozenset[str]  # every column that an insert of ours gives
+    points: frozenset[str]  # columns that we make point at a row of a parent part that we have inserted
     scope: Mapping[str, tuple[str | None, ...]]  # column → the texts that count, where it is as simple as that
     inserts: bool
     updates: bool
     deletes: bool
+    locks: bool  # whether its rows are locked before something is written to them, or below them
 
     @property
     def system(self) -> str:
@@ -72,10 +74,14 @@ def _simple(scope: Mapping[str, tuple[str | None, ...]], table: Table) -> dict[s
     return {column: texts for column, texts in scope.items() if texts and table.column(column) is not None}
 
 
+def _points(binding: Binding, above: str) -> frozenset[str]:
+    return frozenset(column for part in binding.parts if part.kind == "parent" and part.of == above and part.made for column in part.link)
+
+
 def _root(config: Config, entity: Entity, binding: Binding) -> Home:
     told = config.entities[entity.name].bindings[binding.system]
     written = _written(binding, ROOT)
-    links = {column for part in binding.parts if part.kind == "parent" and part.of == ROOT and part.made for column in part.link}
+    points = _points(binding, ROOT)
     others = len(entity.bindings) > 1
     return Home(
         entity=entity,
@@ -86,11 +92,13 @@ def _root(config: Config, entity: Entity, binding: Binding) -> Home:
         insert=told.insert,
         always=told.always,
         made={**binding.always, **binding.insert},
-        given=frozenset({*written, *binding.insert, *binding.always, *links}),
+        given=frozenset({*written, *binding.insert, *binding.always, *points}),
+        points=points,
         scope=_simple(binding.scope, binding.table),
         inserts=bool(entity.born_in - {binding.system}),
-        updates=others and bool(written or told.always),
+        updates=others and bool(written or told.always or points),
         deletes=others and entity.delete.policy == "propagate",
+        locks=entity.writes_rows(binding.system),
     )
 
 
@@ -98,9 +106,7 @@ def _part(config: Config, entity: Entity, binding: Binding, part: Part) -> Home:
     told = config.entities[entity.name].bindings[binding.system].parts[part.name]
     written = _written(binding, part.name)
     linked = set(part.link) if part.kind == "child" else set()
-    linked |= {
-        column for other in binding.parts if other.kind == "parent" and other.of == part.name and other.made for column in other.link
-    }
+    points = _points(binding, part.name)
     others = len(entity.bindings) > 1
     return Home(
         entity=entity,
@@ -111,11 +117,13 @@ def _part(config: Config, entity: Entity, binding: Binding, part: Part) -> Home:
         insert=told.insert,
         always=told.always,
         made={**part.always, **part.insert},
-        given=frozenset({*written, *part.insert, *part.always, *linked}),
+        given=frozenset({*written, *part.insert, *part.always, *linked, *points}),
+        points=points,
         scope=_simple(part.scope, part.table),
         inserts=others and part.made,  # with its root, and whenever the root has none yet
-        updates=others and bool(written),
+        updates=others and bool(written or points),
         deletes=others and part.made and part.kind == "child" and (part.empty == "delete" or entity.delete.policy == "propagate"),
+        locks=bool(written) or any(below.kind == "child" and below.of == part.name and below.made for below in binding.parts),
     )
 
 

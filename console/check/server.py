@@ -23,10 +23,12 @@ def too_old(db: Database) -> bool:
 
 def check_server(db: Database) -> None:
     _settings(db)
-    _slot(db)
+    if usable := _schema_concord(db):
+        _slot(db)
     _room(db)
     _rights(db)
-    _schema_version(db)
+    if usable:
+        _schema_version(db)
 
 
 def _settings(db: Database) -> None:
@@ -131,8 +133,23 @@ def _room(db: Database) -> None:
         )
 
 
+def _schema_concord(db: Database) -> bool:
+    """Whether what we keep can be looked at. A schema that is there must be ours to use and to bring up to date."""
+    usable = db.one("SELECT has_schema_privilege('concord', 'USAGE, CREATE') WHERE to_regnamespace('concord') IS NOT NULL")
+    login = db.one("SELECT session_user::text")
+    if usable is False:
+        mend = f"concord check --grant, or ALTER SCHEMA concord OWNER TO {db.shown(login)}, and the same for its tables"
+        db.problem(About.RIGHTS, f"role {login} may not use the schema concord, which is there", mend)
+    return usable is not False
+
+
 def _rights(db: Database) -> None:
     if db.superuser:
+        db.note(
+            About.RIGHTS,
+            f"role {db.role} is a superuser, and Concord needs far less",
+            f"name a role of its own in systems.{db.system}.dsn and let `concord check --grant` make it",
+        )
         return
     for (role,) in db.rows(  # who logs in reads the log, whoever the session is then set to makes the slot
         "SELECT rolname::text FROM pg_roles WHERE rolname IN (current_user, session_user) "
@@ -140,8 +157,9 @@ def _rights(db: Database) -> None:
     ):
         db.problem(About.RIGHTS, f"role {role} may not replicate", f"ALTER ROLE {role} REPLICATION")
     _origin_functions(db, ["create", "session_setup", *(["xact_setup"] if db.told.role is None else [])])
-    if not concord_schema.version(db.connection) and not db.one("SELECT has_database_privilege(current_database(), 'CREATE')"):
-        db.problem(About.RIGHTS, f"role {db.role} may not create the schema concord", f"GRANT CREATE ON DATABASE {db.name} TO {db.role}")
+    if not db.one("SELECT to_regnamespace('concord') IS NOT NULL OR has_database_privilege(current_database(), 'CREATE')"):
+        mend = f"CREATE SCHEMA concord AUTHORIZATION {db.shown(db.role)}"
+        db.problem(About.RIGHTS, f"role {db.role} may not create the schema concord", mend)
 
 
 def check_role(db: Database) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from console.check.database import Database, listed
 from console.check.findings import About
 from console.check.homes import Home
+from console.check.needs import TRIGGERS_OF_OURS, needed, written_by
 from schemas.catalog import Table
 
 _ROW, _BEFORE, _INSERT, _DELETE, _UPDATE = 1, 2, 4, 8, 16  # bits of pg_trigger.tgtype
@@ -26,6 +27,7 @@ def check_tables(db: Database, homes: Sequence[Home]) -> None:
         _rights(db, name, table, of_table.get(name))
         _row_security(db, name, table)
         _triggers(db, name, table, of_table.get(name, []))
+        _trigger_rights(db, name, table, of_table.get(name, []))
         _rules(db, name, table)
 
 
@@ -42,35 +44,23 @@ def _schemas(db: Database) -> None:
 
 def _rights(db: Database, name: str, table: Table, homes: Sequence[Home] | None) -> None:
     """What we do there, column by column. `homes` None: the mapping is not sound, so every right is asked for."""
-    columns = {column.name for column in table.columns}
-    wanted: dict[str, set[str]] = {"SELECT": columns}  # the snapshot reads them all
-    if homes is None or any(home.inserts for home in homes):
-        wanted["INSERT"] = columns if homes is None else {column for home in homes if home.inserts for column in home.given}
-    if homes is None or any(home.updates for home in homes):
-        wanted["UPDATE"] = columns if homes is None else {column for home in homes if home.updates for column in _updated(home)}
     lacking: list[str] = []
-    for right, needed in wanted.items():
+    for right, columns in needed(table, homes).items():
         if db.one("SELECT has_table_privilege(%s::oid, %s)", db.oid(table), right):
             continue
-        without = [
-            column for column in sorted(needed) if not db.one("SELECT has_column_privilege(%s::oid, %s, %s)", db.oid(table), column, right)
-        ]
-        if len(without) == len(needed):
+        if right == "DELETE":
             lacking.append(right)
-        elif without:
-            lacking.append(f"{right} ({db.shown_columns(without)})")
-    if (homes is None or any(home.deletes for home in homes)) and not db.one(
-        "SELECT has_table_privilege(%s::oid, 'DELETE')", db.oid(table)
-    ):
-        lacking.append("DELETE")
+            continue
+        among = columns if columns is not None else frozenset(column.name for column in table.columns)
+        without = [
+            column for column in sorted(among) if not db.one("SELECT has_column_privilege(%s::oid, %s, %s)", db.oid(table), column, right)
+        ]
+        if without:
+            lacking.append(right if len(without) == len(among) and columns is None else f"{right} ({db.shown_columns(without)})")
     if lacking:
         rights = ", ".join(lacking)
         at = db.shown(table.schema, table.name)
         db.problem(About.RIGHTS, f"role {db.role} lacks {rights}", f"GRANT {rights} ON {at} TO {db.role}", name)
-
-
-def _updated(home: Home) -> set[str]:
-    return {*home.written, *home.always}
 
 
 # --- row-level security -----------------------------------------------------------------------------------------------------------
@@ -155,7 +145,7 @@ def _before(db: Database, where: str, kind: int, function: str, source: str | No
 
 def _after(db: Database, where: str, function: str, source: str | None) -> None:
     """What it writes is written in our transaction: it is taken for ours, and is no news to the other systems."""
-    targets = _written_tables(source) if source is not None else []
+    targets = dict.fromkeys(name.replace('"', "") for _, name in written_by(source)) if source is not None else ()
     ours = [target for target in targets if any(table.name == target.rpartition(".")[2] for table in db.tables.values())]
     if source is not None and not ours:
         return
@@ -168,12 +158,22 @@ def _after(db: Database, where: str, function: str, source: str | None) -> None:
     )
 
 
-_WRITES = re.compile(r'\b(?:update|insert\s+into|delete\s+from)\s+(?:only\s+)?((?:"[^"]+"|\w+)(?:\.(?:"[^"]+"|\w+))?)', re.IGNORECASE)
-
-
-def _written_tables(source: str) -> list[str]:
-    names: Iterable[str] = (found.replace('"', "") for found in _WRITES.findall(source))
-    return list(dict.fromkeys(names))
+def _trigger_rights(db: Database, name: str, table: Table, homes: Sequence[Home]) -> None:
+    """A trigger function that is not SECURITY DEFINER writes with our rights: where it may not, every write of ours fails."""
+    does = [any(getattr(home, verb) for home in homes) for verb in ("inserts", "updates", "deletes")]
+    for trigger, source in db.rows(TRIGGERS_OF_OURS, db.oid(table), *does):
+        for right, target in written_by(source):
+            found = db.rows("SELECT to_regclass(%s)::oid::int8, to_regclass(%s)::text", target, target)[0]
+            if found[0] is None or db.one("SELECT has_table_privilege(%s::oid, %s)", found[0], right):
+                continue
+            if right != "DELETE" and db.one("SELECT has_any_column_privilege(%s::oid, %s)", found[0], right):
+                continue
+            db.problem(
+                About.RIGHTS,
+                f"writes to {found[1]} with the rights of role {db.role}, which lacks {right} there: our writes would fail",
+                f"GRANT {right} ON {found[1]} TO {db.role}; or make its function SECURITY DEFINER",
+                f"{name}, trigger {trigger}",
+            )
 
 
 def _rules(db: Database, name: str, table: Table) -> None:

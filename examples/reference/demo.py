@@ -28,6 +28,7 @@ from examples.drive import (
     drop_topics,
     fresh_database,
     latency_table,
+    our_login,
     pipeline,
     result_table,
     run_demo,
@@ -70,8 +71,10 @@ def demo(args: argparse.Namespace, console: Console) -> int:
         for side, tables in loaded.items():
             say(console, f"{side}: " + ", ".join(f"{rows:,} {table}" for table, rows in tables.items()))
 
-        concord = pipeline("reference", HERE / "concord.yaml", {"CRM_DSN": dsns["crm"], "ERP_DSN": dsns["erp"]}, state.kafka.bootstrap)
+        environment = {f"{system.upper()}_DSN": our_login(dsn) for system, dsn in dsns.items()}
+        concord = pipeline("reference", HERE / "concord.yaml", environment, state.kafka.bootstrap)
         running.callback(shutil.rmtree, concord.run_dir, True)
+        concord.grant(dsns)
         running.callback(concord.down)
         concord.up()
         say(console, f"concord up (log: {concord.log}); initial snapshot …")

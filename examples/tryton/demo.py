@@ -32,6 +32,7 @@ from examples.drive import (
     drop_topics,
     fresh_database,
     latency_table,
+    our_login,
     pipeline,
     result_table,
     run_demo,
@@ -170,9 +171,11 @@ def demo(args: argparse.Namespace, console: Console) -> int:
         say(console, f"Tryton {tryton.version} on PostgreSQL {state.postgres[-1].version}, the CRM on {state.postgres[0].version}")
         fill(args, console, tryton, crm_dsn)
 
-        environment = {"CRM_DSN": crm_dsn, "TRYTON_DSN": tryton.dsn, **tryton.facts()}
+        dsns = {"crm": crm_dsn, "tryton": tryton.dsn}
+        environment = {**{f"{system.upper()}_DSN": our_login(dsn) for system, dsn in dsns.items()}, **tryton.facts()}
         concord = pipeline("tryton", HERE / "concord.yaml", environment, state.kafka.bootstrap)
         running.callback(shutil.rmtree, concord.run_dir, True)
+        concord.grant(dsns)
         running.callback(concord.down)
         concord.up()
         say(console, f"concord up (log: {concord.log}); initial snapshot …")

@@ -289,6 +289,12 @@ class Entity:
     bindings: Mapping[str, Binding]
     systems: tuple[str, ...]
 
+    def writes_rows(self, system: str) -> bool:
+        """Whether rows that are there are ever changed or deleted in a system: only then they are locked, which takes the right to."""
+        binding = self.bindings[system]
+        made = any(part.made for part in binding.parts)
+        return bool(binding.writable or made) or (self.delete.policy == "propagate" and len(self.bindings) > 1)
+
     def match_value(self, values: Mapping[str, Canonical]) -> str | None:
         """What rows of two systems are recognised by. None when a match field is null, empty or not known."""
         texts = []

@@ -19,6 +19,7 @@ from console.cli import cli
 from console.kafka import Cluster
 from console.wiring import ensure_topics, open_config
 from schemas.config import Config
+from tests.services import SECRET, granted, our_login
 
 CRM = """
 CREATE TABLE account (
@@ -67,7 +68,8 @@ class World:
     def __init__(self, folder: Path, prefix: str, kafka: str, crm_dsn: str, erp_dsn: str) -> None:
         self.crm, self.erp, self.customer, self.contact = (f"{prefix}_{name}" for name in ("c", "e", "cust", "cont"))
         self.folder, self.name, self.kafka = folder, prefix, kafka
-        self.dsn = {self.crm: crm_dsn, self.erp: erp_dsn}
+        self.admin = {self.crm: crm_dsn, self.erp: erp_dsn}  # whose tables they are; not what Concord logs in as
+        self.dsn = {system: our_login(dsn) for system, dsn in self.admin.items()}
         self.file = folder / "concord.yaml"
         self.file.write_text(
             CONFIG.format(
@@ -76,15 +78,16 @@ class World:
                 state=folder / "run",
                 crm=self.crm,
                 erp=self.erp,
-                crm_dsn=crm_dsn,
-                erp_dsn=erp_dsn,
+                crm_dsn=self.dsn[self.crm],
+                erp_dsn=self.dsn[self.erp],
                 customer=self.customer,
                 contact=self.contact,
             )
         )
-        self.db = {system: psycopg.connect(dsn, autocommit=True) for system, dsn in self.dsn.items()}
+        self.db = {system: psycopg.connect(dsn, autocommit=True) for system, dsn in self.admin.items()}
         self.do(self.crm, CRM)
         self.do(self.erp, ERP)
+        self.grant()
 
     @property
     def config(self) -> Config:
@@ -92,6 +95,10 @@ class World:
 
     def do(self, system: str, statement: str, *params: Any) -> None:
         self.db[system].execute(statement.encode(), params or None)
+
+    def grant(self) -> None:
+        """Concord's logins get what the configuration needs now."""
+        granted(self.config, self.admin)
 
     def concord(self, *args: str) -> tuple[int, Any]:
         """(exit status, what `--json` says)."""
@@ -113,12 +120,13 @@ class World:
 
     @staticmethod
     def secret_in(text: str) -> bool:
-        return "s3cret" in text
+        return "s3cret" in text or SECRET in text
 
     def prepare(self, topics: bool = True) -> None:
         """What `concord up` would have made, without slots."""
-        for connection in self.db.values():
-            concord_schema.ensure(connection)
+        for dsn in self.dsn.values():
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                concord_schema.ensure(connection)
         if topics:
             ensure_topics(self.config)
 

@@ -27,6 +27,8 @@ from confluent_kafka.admin import AdminClient
 
 from console.cli import cli
 from console.logs import QUIET, QUIET_WHEN_DEBUGGING
+from schemas.config import load
+from tests.services import granted, our_login
 
 OURS = re.compile(r"(crm|erp|links|claims|changes|golden|conflicts|dead)\.")
 
@@ -125,25 +127,34 @@ class RunningPipeline:
         self.dsn = {"crm": crm_dsn, "erp": erp_dsn}
         self.file = folder / "concord.yaml"
         self.file.write_text(config.format(name=name, kafka=kafka, state=folder / "run"))
-        self.systems = {"CRM_DSN": crm_dsn, "ERP_DSN": erp_dsn}
-        self.env = {**os.environ, **self.systems}
+        self.env = {**os.environ, "CRM_DSN": our_login(crm_dsn), "ERP_DSN": our_login(erp_dsn)}
+        self._granted = False
         self.db = {system: psycopg.connect(dsn, autocommit=True) for system, dsn in self.dsn.items()}
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "up.log"
 
+    def grant(self) -> None:
+        """Our logins get what the configuration needs now, as `concord check --grant --run` does it before anything else."""
+        granted(load(self.file, self.env), self.dsn)
+        self._granted = True
+
     def concord(self, *args: str, expect: int | None = 0) -> Any:
         """Runs `concord … --json` and returns what it says. In this process: starting one takes a second of CPU, most of it imports."""
+        if not self._granted:
+            self.grant()
         with as_logging_is():
-            done = CliRunner().invoke(cli, [*args, "-c", str(self.file), "--json"], env=self.systems, catch_exceptions=False)
+            done = CliRunner().invoke(cli, [*args, "-c", str(self.file), "--json"], env=self.env, catch_exceptions=False)
         said = f"{done.stdout}\n{done.stderr}\n{self.tail()}"
         assert expect is None or done.exit_code == expect, f"concord {args} ended with {done.exit_code}\n{said}"
         assert done.stdout, f"concord {args} said nothing, {done.exit_code}\n{said}"
         return json.loads(done.stdout)
 
-    def up(self) -> None:
+    def up(self, *options: str) -> None:
+        if not self._granted:
+            self.grant()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "console", "up", "-c", str(self.file)],
+                [sys.executable, "-m", "console", "up", "-c", str(self.file), *options],
                 env=self.env,
                 stdout=log,
                 stderr=log,
@@ -193,14 +204,14 @@ class RunningPipeline:
         os.kill(self.pid(part), signal.SIGKILL)
 
     def rows(self, system: str, query: str, *params: Any) -> list[tuple[Any, ...]]:
-        return self.db[system].execute(query, params).fetchall()
+        return self.db[system].execute(query, params or None).fetchall()
 
     def one(self, system: str, query: str, *params: Any) -> Any:
-        row = self.db[system].execute(query, params).fetchone()
+        row = self.db[system].execute(query, params or None).fetchone()
         return None if row is None else row[0]
 
     def do(self, system: str, query: str, *params: Any) -> None:
-        self.db[system].execute(query, params)
+        self.db[system].execute(query, params or None)
 
     def close(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.pipeline.pipeline_fixtures import RunningPipeline, eventually, running
-from tests.services import a_database
+from tests.services import SECRET, a_database
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.slow]
 
@@ -26,7 +26,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, kafka: str, postgres: str
         a_database(postgres_2) as erp,
         running(tmp_path_factory.mktemp("operator"), "t" + uuid.uuid4().hex[:8], kafka, crm, erp) as pipeline,
     ):
-        pipeline.up()
+        pipeline.up("--debug")  # what is logged at that level is looked at in the end
         pipeline.ready()
         pipeline.settle()
         yield pipeline
@@ -150,7 +150,7 @@ def test_a_record_that_intake_could_not_map_goes_through_once_the_mapping_is_men
     third = the_letter(pipeline, lambda one: "'E'" in one["error"])
     pipeline.file.write_text(pipeline.file.read_text().replace("bronze: C}", "bronze: C, platinum: D, copper: E}"))
     pipeline.down()
-    pipeline.up()
+    pipeline.up("--debug")
     pipeline.ready()
     pipeline.settle()
     told = pipeline.concord("dead", "retry", *(one["id"] for one in letters(pipeline) if one["id"] != third["id"]), "--wait", "30")
@@ -304,3 +304,31 @@ def test_a_replay_that_topics_do_not_reach_back_for_says_so_and_does_nothing(pip
     assert pipeline.concord("replay", "crm", "--from", "2h")["state"] == "done"
     assert pipeline.concord("replay", "crm", "--from", "0", "--table", "account", "--anyway")["state"] == "done"
     assert "expected" in pipeline.concord("replay", "crm", "--from", "yesterday", expect=2)["error"]
+
+
+# --- what the logs do not say -----------------------------------------------------------------------------------------------------
+
+MARK = "Marked-4711"  # in every value
+RAISES = """
+CREATE FUNCTION raises() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF NEW.legal_name LIKE '%raise%' THEN RAISE EXCEPTION 'not this one: %', NEW; END IF; RETURN NEW; END $$;
+CREATE TRIGGER raises BEFORE INSERT ON partner FOR EACH ROW EXECUTE FUNCTION raises();
+ALTER TABLE partner ADD CHECK (town NOT LIKE '%check%'), ADD UNIQUE (town);
+"""
+
+
+def test_no_log_line_holds_what_is_in_a_row_nor_a_password_or_an_address(pipeline: RunningPipeline) -> None:
+    pipeline.do("erp", RAISES)
+    fine = an_account(pipeline, name=f"{MARK} fine", city=f"{MARK} there", note=MARK)
+    eventually(lambda: partner(pipeline, fine) == f"{MARK} fine")
+    for told in ({"city": f"{MARK} check"}, {"city": f"{MARK} there"}, {"name": f"{MARK} raise"}, {"segment": MARK}):
+        an_account(pipeline, **{"name": MARK, **told})
+    found = eventually(lambda: (there := letters(pipeline)) and len(there) == 4 and there)
+    assert any(MARK in one["error"] for one in found), "a dead letter says all, in the customer's own database"
+    pipeline.settle()
+    log = pipeline.log.read_text(errors="replace")
+    assert '"level": "DEBUG"' in log
+    assert log.count("dead letter") >= 3
+    assert [line for line in log.splitlines() if MARK in line] == []
+    for secret in (SECRET, *(dsn.rpartition("@")[0] for dsn in (pipeline.env["CRM_DSN"], pipeline.env["ERP_DSN"]))):
+        assert [line for line in log.splitlines() if secret in line] == []

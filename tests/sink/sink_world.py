@@ -28,7 +28,7 @@ from schemas.golden import Cause, GoldenRecord, Version, golden_schema
 from schemas.mapping import Pipeline, compile_config, table_names
 from schemas.registry import MemoryRegistry
 from schemas.serde import Codec
-from tests.services import wait_until
+from tests.services import granted, our_login, wait_until
 
 SCHEMA = """
 CREATE SCHEMA crm;
@@ -116,18 +116,20 @@ class World:
 
     def __post_init__(self) -> None:
         self.crm, self.erp = f"crm{self.suffix}", f"erp{self.suffix}"
-        self.sql = self.connection()
+        self.ours = our_login(self.dsn)  # what the sink logs in as; `dsn` is the application's
+        self.sql = self._connect(self.dsn)
         self.sql.execute((self.schema or SCHEMA).encode())
-        ensure(self.sql)
         self.compile()
+        ensure(self.connection())
 
     def compile(self) -> None:
         text = (self.config or CONFIG).format(
-            name=f"sink{self.suffix}", kafka=self.kafka, dsn=self.dsn, crm=self.crm, erp=self.erp, delete=self.delete, suffix=self.suffix
+            name=f"sink{self.suffix}", kafka=self.kafka, dsn=self.ours, crm=self.crm, erp=self.erp, delete=self.delete, suffix=self.suffix
         )
         config = loads(text, {})
         catalogs = {system: read_tables(self.sql, table_names(config, system)) for system in config.systems}
         self.pipeline = compile_config(config, catalogs)
+        granted(config, dict.fromkeys(config.systems, self.dsn))
         self.codec = Codec(self.registry)
         self.encoders = {
             name: self.codec.encoder(f"{topics.golden(name)}-value", golden_schema(name, entity.kinds))
@@ -135,7 +137,10 @@ class World:
         }
 
     def connection(self) -> psycopg.Connection[Any]:
-        conn = connect(self.dsn, PLANNING, application="test")
+        return self._connect(self.ours)
+
+    def _connect(self, dsn: str) -> psycopg.Connection[Any]:
+        conn = connect(dsn, PLANNING, application="test")
         self.conns.append(conn)
         return conn
 

@@ -212,7 +212,7 @@ def test_a_database_that_was_away_is_waited_for(line: Line) -> None:
     address = conninfo_to_dict(world.dsn)
     proxy = Proxy(str(address["host"]), int(str(address["port"])))
     config = world.pipeline.config
-    through = config.systems[world.erp].model_copy(update={"dsn": Dsn(make_conninfo(world.dsn, host="127.0.0.1", port=proxy.port))})
+    through = config.systems[world.erp].model_copy(update={"dsn": Dsn(make_conninfo(world.ours, host="127.0.0.1", port=proxy.port))})
     config = config.model_copy(update={"systems": {**config.systems, world.erp: through}})
     world.pipeline = replace(world.pipeline, config=config)
     with running(line.sink()) as sink:
@@ -277,7 +277,7 @@ def test_i3_killed_in_mid_batch_and_started_again_every_row_is_there_once(line: 
     root = Path(__file__).parents[2]
 
     def start() -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", RUN_A_SINK, world.dsn, line.kafka, world.suffix]
+        command = [sys.executable, "-c", RUN_A_SINK, world.ours, line.kafka, world.suffix]
         return subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
 
     def writing() -> bool:

@@ -20,9 +20,11 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from connectors.source.connector import Source, SourceSettings
+from console.grants import Wanted, carry_out, login_of, statements
 from schemas.errors import ConcordError
 from schemas.registry import MemoryRegistry
 from schemas.serde import Codec, schema_id_of
+from tests.services import SECRET, our_login
 
 CAPTURED = Path(__file__).parent / "debezium"
 DEADLINE = 60.0
@@ -209,13 +211,14 @@ class Running:
 
 @contextlib.contextmanager
 def a_source(
-    kafka: str, dsn: str, system: str, tables: Iterable[str] | dict[str, set[str]], /, start: bool = True, **settings: Any
+    kafka: str, dsn: str, system: str, tables: Iterable[str] | dict[str, set[str]], /, start: bool = True, admin: str = "", **settings: Any
 ) -> Iterator[Running]:
-    """A source of these tables (of schema public), stopped at the end."""
+    """A source of these tables (of schema public), stopped at the end. `admin`: who may, where `dsn` is not the way for that."""
+    login = our_login(dsn)
     needed = {("public", table): frozenset(tables[table] if isinstance(tables, dict) else ()) for table in tables}
     given: dict[str, Any] = {
         "system": system,
-        "dsn": dsn,
+        "dsn": login,
         "slot": f"{system}_slot",
         "publication": f"{system}_pub",
         "tables": needed,
@@ -224,6 +227,7 @@ def a_source(
         "heartbeat_seconds": 0.3,
         **settings,
     }
+    may_read(admin or dsn, system, given["publication"], needed)
     registry = MemoryRegistry()
     running = Running(SourceSettings(**given), registry, Reader(kafka, registry))
     try:
@@ -233,6 +237,20 @@ def a_source(
         admin = AdminClient({"bootstrap.servers": kafka})
         if f"dead.{system}" in admin.list_topics(timeout=30).topics:  # the others begin with the test's prefix
             admin.delete_topics([f"dead.{system}"])[f"dead.{system}"].result()
+
+
+def may_read(dsn: str, system: str, publication: str, tables: Iterable[tuple[str, str]]) -> None:
+    """The source's login, as `concord check --grant` makes it for a system that nothing is written to."""
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        there = {
+            (schema, name)
+            for schema, name in tables
+            if admin.execute("SELECT to_regclass(%s)", (f'{schema}."{name}"',)).fetchone() != (None,)
+        }
+        login, password = login_of(our_login(dsn)), SECRET
+        rights = {place: {"SELECT": None} for place in there}
+        wanted = Wanted((system,), login, None, {publication: frozenset(there)} if there else {}, rights, ())
+        carry_out(admin, statements(admin, wanted), login, password)
 
 
 def run_sql(dsn: str, *statements: str) -> None:

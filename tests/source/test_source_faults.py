@@ -20,7 +20,7 @@ from connectors.source.snapshot import SnapshotStore
 from schemas.envelope import position_of
 from schemas.errors import Retriable, SlotLost, UnfitDatabase
 from tests.services import MakeTopic
-from tests.source.source_running import Record, a_source, run_sql, wait_for
+from tests.source.source_running import Record, a_source, may_read, run_sql, wait_for
 
 
 class Proxy:
@@ -388,6 +388,8 @@ def test_a_catalog_ahead_of_the_log_is_no_trouble(database: str, kafka: str, top
             "INSERT INTO t VALUES (2, 'y', 'seven', 'z')",
             "CREATE TABLE gone (id int PRIMARY KEY)",
         )
+        told = source.settings
+        may_read(database, told.system, told.publication, told.tables)  # the new table is another one: nobody may, until it is granted
         source.start()
         records = source.read(["t", "gone"], lambda found: len(found) >= 4)
     assert [record.value["after"] for record in records] == [
@@ -404,7 +406,7 @@ def test_an_unreachable_database_is_tried_again_until_it_is_there(
     proxy, through = postgres_line
     run_sql(database, "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
     proxy.cut()
-    with a_source(kafka, through, topic_prefix, ["t"], start=False) as source:
+    with a_source(kafka, through, topic_prefix, ["t"], start=False, admin=database) as source:
         starting = threading.Thread(target=source.start, daemon=True)
         starting.start()
         wait_for(lambda: metrics.RECONNECTS.labels(topic_prefix)._value.get() >= 1, "it was tried")

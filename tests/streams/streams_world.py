@@ -19,6 +19,7 @@ from confluent_kafka.cimpl import NewTopic  # confluent_kafka.admin has it too, 
 
 from connectors import concord_schema
 from console import wiring
+from console.grants import Wanted, carry_out, login_of, statements
 from schemas import topics
 from schemas.change import Change, decode_change
 from schemas.config import parse
@@ -31,6 +32,7 @@ from schemas.registry import MemoryRegistry
 from schemas.serde import Codec
 from streams.app import StreamsApp, create_app
 from tests.mapping.mapping_builders import a_table
+from tests.services import SECRET, our_login
 
 PATIENCE = 30.0
 PARTITIONS = 2
@@ -55,6 +57,8 @@ class StreamsWorld:
 
     def __post_init__(self) -> None:
         self.crm, self.erp = f"{self.name}crm", f"{self.name}erp"
+        self.admin = {self.crm: self.crm_dsn, self.erp: self.erp_dsn}
+        self.crm_dsn, self.erp_dsn = map(our_login, (self.crm_dsn, self.erp_dsn))
         self.customer, self.order = f"{self.name}_customer", f"{self.name}_order"
         self.registry = MemoryRegistry()
         self.codec = Codec(self.registry)
@@ -71,7 +75,8 @@ class StreamsWorld:
         )
         self.pipeline = self._pipeline()
         self.producer = Producer({"bootstrap.servers": self.kafka, "linger.ms": 0, "partitioner": "murmur2_random"})
-        for dsn in (self.crm_dsn, self.erp_dsn):
+        for system, dsn in ((self.crm, self.crm_dsn), (self.erp, self.erp_dsn)):
+            self._grant(system)
             with psycopg.connect(dsn, autocommit=True) as connection:
                 concord_schema.ensure(connection)
         self._create_topics()
@@ -112,6 +117,12 @@ class StreamsWorld:
             for system, tables in self.tables.items()
         }
         return compile_config(self.config, catalogs)
+
+    def _grant(self, system: str) -> None:
+        """What streams need in a database: to look into the crosswalk. The tables are not there."""
+        login = login_of(self.config.systems[system].dsn)
+        with psycopg.connect(self.admin[system], autocommit=True) as admin:
+            carry_out(admin, statements(admin, Wanted((system,), login, None, {}, {}, ())), login, SECRET)
 
     def _create_topics(self) -> None:
         self.topics = [topic.name for topic in wiring.topics_of(self.config)]

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from console.grants import login_of
 from streams import crosswalk
 from streams.crosswalk import is_visible
 from tests.streams.streams_world import StreamsWorld
@@ -25,7 +26,7 @@ _REGISTER = "INSERT INTO concord.key (entity, system, key, link) VALUES (%s, %s,
 def world(kafka: str, database: str, database_2: str, tmp_path: Path) -> Iterator[StreamsWorld]:
     made = StreamsWorld(kafka, database, database_2, tmp_path)
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("CREATE TABLE account (id int PRIMARY KEY)")
+        connection.execute(f"CREATE TABLE account (id int PRIMARY KEY); GRANT ALL ON account TO {login_of(made.crm_dsn)}")  # "users" of it
     yield made
     made.close()
 
