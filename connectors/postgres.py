@@ -27,6 +27,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from connectors.text_lists import quick_text_lists
 from schemas.errors import ConcordError, Refused, Retriable, UnfitDatabase
 
 # How values are printed (the one text form that source, intake, sink and verify compare).
@@ -122,6 +123,7 @@ def connect(
     """An ordinary session of ours, autocommit. Raises Retriable when the server does not answer, UnfitDatabase when it refuses us."""
     with translated(f"connecting as {application}"):
         conn = psycopg.connect(session_conninfo(dsn, settings, application), autocommit=True)
+    quick_text_lists(conn)
     try:
         take_role(conn, role)
     except BaseException:

@@ -20,6 +20,15 @@ logger = logging.getLogger(__name__)
 PATIENCE = 5  # seconds for one question about a table's rows: the checks of a hundred tables are still a coffee
 SAMPLE = 10_000  # rows, where the whole table takes longer
 
+# Columns that a sequence numbers, by default or as an identity; joins with pg_class and pg_attribute by these names.
+NUMBERED_COLUMNS = """(
+    SELECT d.adrelid, d.adnum, p.refobjid AS sequence FROM pg_attrdef d
+    JOIN pg_depend p ON p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid AND p.refclassid = 'pg_class'::regclass
+    UNION
+    SELECT p.refobjid, p.refobjsubid, p.objid FROM pg_depend p
+    WHERE p.classid = 'pg_class'::regclass AND p.refclassid = 'pg_class'::regclass AND p.deptype IN ('a', 'i') AND p.refobjsubid > 0
+) AS of_column(rel, attnum, sequence)"""
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 

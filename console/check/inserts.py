@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from console.asking import named
+from console.asking import NUMBERED_COLUMNS, named
 from console.check.accepts import refused, taker
 from console.check.database import Database
 from console.check.findings import About
@@ -19,17 +19,11 @@ from schemas.config import Expression
 
 _INTEGERS = {"smallint", "integer", "bigint"}
 
-_SEQUENCES = """
+_SEQUENCES = f"""
 SELECT a.attname::text, s.oid::int8, s.oid::regclass::text, s.relname::text,
        CASE WHEN has_sequence_privilege(s.oid, 'USAGE, SELECT') THEN pg_sequence_last_value(s.oid) END, q.seqstart, q.seqincrement,
        a.attidentity <> ''
-FROM (
-    SELECT d.adrelid, d.adnum, p.refobjid AS sequence FROM pg_attrdef d
-    JOIN pg_depend p ON p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid AND p.refclassid = 'pg_class'::regclass
-    UNION
-    SELECT p.refobjid, p.refobjsubid, p.objid FROM pg_depend p
-    WHERE p.classid = 'pg_class'::regclass AND p.refclassid = 'pg_class'::regclass AND p.deptype IN ('a', 'i') AND p.refobjsubid > 0
-) AS of_column(rel, attnum, sequence)
+FROM {NUMBERED_COLUMNS}
 JOIN pg_class s ON s.oid = of_column.sequence AND s.relkind = 'S' JOIN pg_sequence q ON q.seqrelid = s.oid
 JOIN pg_attribute a ON a.attrelid = of_column.rel AND a.attnum = of_column.attnum
 WHERE of_column.rel = %s ORDER BY a.attnum"""

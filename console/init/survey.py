@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from connectors.catalog import read_tables
-from console.asking import Asking, literal, named
+from console.asking import NUMBERED_COLUMNS, Asking, literal, named
 from console.init.facts import MOST_CODES, Meeting, Question, Row, SystemFacts, TableFacts, normal
 from schemas.catalog import Table
 
@@ -29,15 +29,9 @@ SELECT n.nspname || '.' || r.relname, a.attname::text, pg_get_constraintdef(c.oi
 FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid JOIN pg_namespace n ON n.oid = r.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.conrelid AND c.conkey = ARRAY[a.attnum] WHERE c.contype = 'c'"""
 
-_NUMBERED = """
+_NUMBERED = f"""
 SELECT n.nspname || '.' || r.relname, a.attname::text, s.oid::regclass::text
-FROM (
-    SELECT d.adrelid, d.adnum, p.refobjid AS sequence FROM pg_attrdef d
-    JOIN pg_depend p ON p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid AND p.refclassid = 'pg_class'::regclass
-    UNION
-    SELECT p.refobjid, p.refobjsubid, p.objid FROM pg_depend p
-    WHERE p.classid = 'pg_class'::regclass AND p.refclassid = 'pg_class'::regclass AND p.deptype IN ('a', 'i') AND p.refobjsubid > 0
-) AS of_column(rel, attnum, sequence)
+FROM {NUMBERED_COLUMNS}
 JOIN pg_class s ON s.oid = of_column.sequence AND s.relkind = 'S' JOIN pg_class r ON r.oid = of_column.rel
 JOIN pg_namespace n ON n.oid = r.relnamespace
 JOIN pg_attribute a ON a.attrelid = of_column.rel AND a.attnum = of_column.attnum"""

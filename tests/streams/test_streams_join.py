@@ -50,6 +50,13 @@ class JoinedWorld(StreamsWorld):
     def party(self, id: int, op: str = "c", name: str = "Acme", group: int | None = None, **more: Any) -> None:
         self.event(self.erp, "party", op, {"id": id, "name": name, "group": group}, **more)
 
+    def acme(self) -> None:
+        """Party 1 with its address 11 and its VAT number 21, in one transaction."""
+        together = self.transaction()
+        self.party(1, **together)
+        self.address(11, 1, "Main 1", **together)
+        self.tax(21, 1, "DE1", **together)
+
     def tax(self, id: int, party: int, code: str, op: str = "c", type: str = "vat", **more: Any) -> None:
         self.event(self.erp, "identifier", op, {"id": id, "party": party, "type": type, "code": code}, **more)
 
@@ -79,10 +86,7 @@ def values(**columns: Any) -> dict[str, Any]:
 
 async def test_a_root_that_comes_with_its_parts_is_one_change_whatever_comes_first(world: JoinedWorld) -> None:
     async with world.running() as app:
-        together = world.transaction()
-        world.party(1, **together)
-        world.address(11, 1, "Main 1", **together)
-        world.tax(21, 1, "DE1", **together)
+        world.acme()
         world.group(3, "Gold")
         together = world.transaction()
         world.address(12, 2, "Side 2", **together)
@@ -99,10 +103,7 @@ async def test_rows_are_matched_on_what_lies_in_a_part(world: JoinedWorld) -> No
     account = {"id": 7, "vat": "DE1", "name": "Acme", "street": None, "turnover": None, "class": None}
     async with world.running() as app:
         world.event(world.crm, "account", "c", account)
-        together = world.transaction()
-        world.party(1, **together)
-        world.address(11, 1, "Main 1", **together)
-        world.tax(21, 1, "DE1", **together)
+        world.acme()
         await world.settled(app)
     assert {link for link, _ in world.changes()} == {f"{world.crm}:7"} or {link for link, _ in world.changes()} == {f"{world.erp}:1"}
     last = world.golden()[-1]
@@ -111,10 +112,7 @@ async def test_rows_are_matched_on_what_lies_in_a_part(world: JoinedWorld) -> No
 
 async def test_what_happens_to_parts_is_told_with_its_own_cause(world: JoinedWorld) -> None:
     async with world.running() as app:
-        together = world.transaction()
-        world.party(1, **together)
-        world.address(11, 1, "Main 1", **together)
-        world.tax(21, 1, "DE1", **together)
+        world.acme()
         await world.settled(app)
         world.address(12, 1, "Side 2", sequence=0, ts_us=111)  # becomes the first
         await world.settled(app)
@@ -206,10 +204,7 @@ async def test_i8_a_row_that_cannot_be_placed_and_a_message_that_is_none_are_dea
 
 async def test_a_key_that_changes_takes_its_parts_along(world: JoinedWorld) -> None:
     async with world.running() as app:
-        together = world.transaction()
-        world.party(1, **together)
-        world.address(11, 1, "Main 1", **together)
-        world.tax(21, 1, "DE1", **together)
+        world.acme()
         await world.settled(app)
         together = world.transaction()
         world.party(1, "d", headers={"__debezium.newkey": b'{"id":2}'}, **together)
