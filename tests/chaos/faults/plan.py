@@ -98,7 +98,8 @@ def drawn(seed: int, count: int, seconds: float, bulk_rows: int, only: Collectio
     rng = random.Random(f"chaos {seed}")
     kinds = [kind for kind in WEIGHTS if kind in only or not only]
     weights = [WEIGHTS[kind] for kind in kinds]
-    chosen = [*(kinds if only else ()), *rng.choices(kinds, weights, k=count)][:count]
+    first = rng.sample(kinds, min(count, len(kinds))) if only else []
+    chosen = [*first, *rng.choices(kinds, weights, k=count - len(first))]
     faults = [_drawn(rng, kind, rng.uniform(0, seconds), bulk_rows) for kind in chosen]
     return sorted(faults, key=lambda fault: fault.at)
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from tests.chaos.faults.disks import Disk
 
 
+CONNECT_SECONDS = 30.0
+
+
 class Missed(Exception):
     """The fault was not seen to happen: another one was in the way, or nobody met it."""
 
@@ -46,8 +49,15 @@ class World:
         return self.locks[what]
 
     def database(self, system: str, database: str = "reference") -> psycopg.Connection[tuple[object, ...]]:
-        """As people connect: not through the proxy."""
-        return psycopg.connect(self.servers.dsn(system, database=database), autocommit=True, connect_timeout=5)
+        """As people connect: not through the proxy, and again while the server is being started."""
+        deadline = time.monotonic() + CONNECT_SECONDS
+        while True:
+            try:
+                return psycopg.connect(self.servers.dsn(system, database=database), autocommit=True, connect_timeout=5)
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
 
 def seen(happened: Callable[[], bool], seconds: float) -> bool:
