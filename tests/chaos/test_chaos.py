@@ -1,6 +1,6 @@
 """What the chaos runs stand on: the plan is the seed's, a line that is cut or held is, and the referee sees what it is there to see.
 
-The runs themselves take minutes and are `make chaos`.
+And one short run. The long ones take minutes each and are `make chaos`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import orjson
 import psycopg
 import pytest
 
+from examples.drive import ROOT
 from examples.reference import load
 from schemas.registry import MemoryRegistry
 from schemas.serde import Codec
@@ -303,3 +304,18 @@ def test_a_history_has_both_logs_all_topics_and_what_is_kept(sides: Sides, tmp_p
         assert any(wanted in line for line in lines), (wanted, lines)
     assert not any("@9" in line for line in lines)
     assert histories.of_sentence("crm: 3 more writes of ours after everything had settled") == []
+
+
+# ---- the pipeline -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(360)  # a minute or so on a machine that does nothing else
+def test_the_pipeline_comes_through_faults_of_the_quick_kinds() -> None:
+    """A short run on servers of its own, with faults drawn from `KINDS_OF_TEST`; `make chaos` has the long ones."""
+    names = [kind.name.lower() for kind in KINDS_OF_TEST]
+    words = ["--seed", "1", "--minutes", "0.4", "--faults", "12", "--rate", "20", "--bulk-rows", "500", "--share", "0.1"]
+    command = [sys.executable, "-m", "tests.chaos", *words, "--only", *names]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+    assert "lost 0, doubled 0, looped 0, diverged 0" in " ".join(run.stdout.split())
