@@ -70,7 +70,7 @@ def _try_to_deadlock(world: World, here: str, watch: Connection, away: Connectio
     ten = f"SELECT {match_there} FROM {there} WHERE {match_there} LIKE 'DE%%' ORDER BY random() LIMIT 10"
     shared = [value for (value,) in away.execute(ten.encode(), [])]
     with contextlib.suppress(psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable), _transaction(world, here) as conn:
-        conn.execute("SET LOCAL deadlock_timeout = '10s'")  # the sink's is 200 ms: it looks first
+        conn.execute("SET LOCAL deadlock_timeout = '1s'")  # the sink's is 200 ms: it looks first, and once; then we do
         conn.execute("SET LOCAL lock_timeout = '3s'")
         conn.execute(f"SELECT 1 FROM {table} WHERE {match} = %s FOR UPDATE".encode(), [world.rng.choice(shared)])
         called = f"+49 {world.rng.randint(10**6, 10**7)}"
