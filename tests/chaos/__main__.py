@@ -7,6 +7,8 @@ A full disk is a tmpfs that shrinks to what is in it, in a mount namespace of th
 are a library in front of the PostgreSQL servers' gettimeofday: that needs a C compiler. Without either the run says so and goes on without
 those faults.
 
+    python -m tests.chaos --runs 0 --earlier a.json b.json --report docs/chaos.md     the figures of runs made before, on one page
+
 Exit status: 0 when nothing was lost, doubled, looped or diverged in any run, 1 when something was, 2 when a run could not be made.
 A run that went wrong says of which thing, with its whole history across both logs and all topics, and keeps its logs.
 """
@@ -28,7 +30,7 @@ from examples.drive import HOME, DemoError, say
 from tests.chaos.faults import Kind
 from tests.chaos.faults.disks import own_mounts
 from tests.chaos.run import Options, Outcome, Run
-from tests.chaos.scorecard import BAD, as_json, page, table
+from tests.chaos.scorecard import BAD, Figures, as_json, figures, page, table
 
 SHOWN = 3  # whole histories on the terminal; all of them are in a file
 
@@ -45,34 +47,47 @@ def main(argv: list[str] | None = None) -> int:
     names = [kind.name.lower() for kind in Kind]
     parser.add_argument("--only", choices=names, nargs="+", default=[], metavar="KIND", help=f"only these faults: {', '.join(names)}")
     parser.add_argument("--report", type=Path, help="write the scorecard there, and its figures beside it as .json")
+    parser.add_argument(
+        "--earlier", type=Path, nargs="+", default=[], metavar="JSON", help="figures of earlier runs, for the same scorecard"
+    )
     args = parser.parse_args(argv)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     no_disks = own_mounts()
-    outcomes: list[Outcome] = []
+    runs: list[Figures] = [run for file in args.earlier for run in json.loads(file.read_text("utf-8"))["runs"]]
+    good, could_not = True, False
     began = time.monotonic()
     try:
         for seed in range(args.seed, args.seed + args.runs):
             folder = HOME / "chaos" / f"seed-{seed}"
             only = tuple(Kind[name.upper()] for name in args.only)
             options = Options(seed, args.minutes * 60, args.faults, args.rate, args.bulk_rows, args.share, only, no_disks=no_disks)
-            outcomes.append(Run(options, console, folder)())
-            if not outcomes[-1].good:
-                _tell(console, outcomes[-1], folder)
+            try:
+                outcome = Run(options, console, folder)()
+            except (DemoError, StackError, RuntimeError) as error:
+                console.print(Text(f"✗ seed {seed} could not be run: {error}", style="red"))
+                could_not = True
+                continue
+            runs.append(figures(outcome))
+            _report(args.report, runs)  # after each: they are long, and may be ended
+            if not outcome.good:
+                good = False
+                _tell(console, outcome, folder)
     except KeyboardInterrupt:
         console.print("stopped")
         return 130
-    except (DemoError, StackError, RuntimeError) as error:
-        console.print(Text(f"✗ {error}", style="red"))
-        return 2
-    console.print(table(outcomes))
-    if args.report:
-        args.report.parent.mkdir(parents=True, exist_ok=True)
-        args.report.write_text(page(outcomes), "utf-8")
-        args.report.with_suffix(".json").write_text(json.dumps(as_json(outcomes), indent=1, default=str) + "\n", "utf-8")
-    good = all(outcome.good for outcome in outcomes)
-    say(console, f"{sum(not struck.error for outcome in outcomes for struck in outcome.struck)} faults in {time.monotonic() - began:.0f} s")
-    return 0 if good else 1
+    if not args.runs:
+        _report(args.report, runs)
+    console.print(table(runs))
+    say(console, f"{sum(run['faults'] for run in runs)} faults, {time.monotonic() - began:.0f} s")
+    return 2 if could_not else 0 if good else 1
+
+
+def _report(path: Path | None, runs: list[Figures]) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page(runs), "utf-8")
+        path.with_suffix(".json").write_text(json.dumps(as_json(runs), indent=1, default=str) + "\n", "utf-8")
 
 
 def _tell(console: Console, outcome: Outcome, folder: Path) -> None:

@@ -6,6 +6,7 @@ And one short run. The long ones take minutes each and are `make chaos`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -24,10 +25,13 @@ from examples.reference import load
 from schemas.registry import MemoryRegistry
 from schemas.serde import Codec
 from tests.chaos import clock, truth
-from tests.chaos.faults import KINDS_OF_TEST, STRIKES, Kind, drawn
+from tests.chaos.faults import KINDS_OF_TEST, STRIKES, Fault, Kind, drawn
 from tests.chaos.faults.disks import Disk
 from tests.chaos.history import Histories, Record
 from tests.chaos.proxy import Proxy
+from tests.chaos.run import Options, Outcome, Struck
+from tests.chaos.scorecard import as_json, figures, page
+from tests.chaos.watch import Look, Watch
 
 
 def test_a_seed_is_a_plan() -> None:
@@ -39,6 +43,7 @@ def test_a_seed_is_a_plan() -> None:
     assert {fault.kind for fault in drawn(7, 50, 120, 1000, (Kind.CUT,))} == {Kind.CUT}
     few = KINDS_OF_TEST[:3]
     assert {fault.kind for fault in drawn(7, 3, 120, 1000, few)} == set(few)
+    assert Kind.DISK not in {fault.kind for fault in drawn(7, 200, 120, 1000, without=(Kind.DISK,))}
     assert set(STRIKES) == set(Kind)
 
 
@@ -304,6 +309,37 @@ def test_a_history_has_both_logs_all_topics_and_what_is_kept(sides: Sides, tmp_p
         assert any(wanted in line for line in lines), (wanted, lines)
     assert not any("@9" in line for line in lines)
     assert histories.of_sentence("crm: 3 more writes of ours after everything had settled") == []
+
+
+# ---- the scorecard -----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_of_runs_go_on_one_page_and_what_went_wrong_is_on_it() -> None:
+    outcome = Outcome(Options(7, 60, 3))
+    outcome.struck = [
+        Struck(Fault(1, Kind.KILL, "sink-erp-0", 0), 10.0, 10.0, over=12.5, visible=1.5),
+        Struck(Fault(2, Kind.KILL, "sink-erp-0", 0), 20.0, 20.0, over=21.5, visible=0.0),
+        Struck(Fault(3, Kind.SLOT, "crm", 0), 30.0, 30.0, error="there was none"),
+    ]
+    outcome.verdict.changes.update(crm=100, erp=50)
+    outcome.verdict.lost.append("customer crm:x: name is 'a' in crm, last said was {'erp': 'b'}")
+    earlier = json.loads(json.dumps(figures(Outcome(Options(6, 60, 0), stuck="the line is dead\nand more"))))
+    told = as_json([earlier, figures(outcome)])
+    assert told["total"] == {"runs": 2, "faults": 2, "changes": 150, "lost": 1, "doubled": 0, "looped": 0, "diverged": 0, "stuck": 1}
+    assert told["kinds"][str(Kind.KILL)]["until_over_p99"] == 2.5
+    assert told["kinds"][str(Kind.SLOT)] | {"faults": 0, "struck_nothing": 1} == told["kinds"][str(Kind.SLOT)]
+    said = page(told["runs"])
+    assert "- seed 7, lost: customer crm:x" in said
+    assert "- seed 6, stuck: the line is dead\n" in said
+    assert f"| {Kind.KILL} | 2 | 0 | 2.0 s | 2.5 s | 0.8 s | 1.5 s |" in said
+
+
+def test_how_long_trouble_was_seen_in_the_status() -> None:
+    watch = Watch.__new__(Watch)
+    watch.looks = [Look(0, 1, ()), Look(2, 3, ("sink-erp-0 not running",)), Look(4, 5, ("sink-erp-0 not running",)), Look(6, 7, ())]
+    assert watch.visible(0, 10) == 4
+    assert watch.visible(4, 6) == 2
+    assert watch.visible(8, 10) == 0
 
 
 # ---- the pipeline -----------------------------------------------------------------------------------------------------------------

@@ -92,11 +92,13 @@ class Fault:
     what: str = ""  # is read again: a table of a snapshot, the start of a replay
 
 
-def drawn(seed: int, count: int, seconds: float, bulk_rows: int, only: Collection[Kind] = ()) -> list[Fault]:
+def drawn(
+    seed: int, count: int, seconds: float, bulk_rows: int, only: Collection[Kind] = (), without: Collection[Kind] = ()
+) -> list[Fault]:
     """`count` faults at random instants of a run, in order; several may be at work at once. With `only`, each of these kinds at least once
-    if there are as many faults."""
+    if there are as many faults. `without`: kinds that cannot be had on this machine."""
     rng = random.Random(f"chaos {seed}")
-    kinds = [kind for kind in WEIGHTS if kind in only or not only]
+    kinds = [kind for kind in WEIGHTS if (kind in only or not only) and kind not in without]
     weights = [WEIGHTS[kind] for kind in kinds]
     first = rng.sample(kinds, min(count, len(kinds))) if only else []
     chosen = [*first, *rng.choices(kinds, weights, k=count - len(first))]
