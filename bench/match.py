@@ -27,7 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.dirty import FIELDS, Dirty, Row, dirty, pairs_of
-from examples.drive import HOME, drop_databases, fresh_database
+from console import grants
+from examples.drive import HOME, drop_databases, fresh_database, our_login
+from schemas.config import load
 
 BANDS = ((99, 100), (90, 99), (80, 90), (70, 80), (60, 70), (50, 60))  # of scores
 
@@ -76,7 +78,9 @@ def main() -> int:
             _fill(dsns[system], schema, system, rows)
         config, file = folder / "concord.yaml", folder / "matches.csv"
         config.write_text(_config(match_on=not args.no_tax_id))
-        environment = {**os.environ, "CRM_DSN": dsns["crm"], "ERP_DSN": dsns["erp"]}
+        environment = {**os.environ, **{f"{system.upper()}_DSN": dsn if args.crm else our_login(dsn) for system, dsn in dsns.items()}}
+        if not args.crm:
+            grants.grant(load(config, environment), dsns, run=True)
         found = _concord(config, environment, "-o", str(file))
         if found.status not in (0, 1):
             console.print(found.said)

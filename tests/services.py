@@ -326,6 +326,15 @@ def our_login(dsn: str) -> str:
     return make_conninfo(dsn, user=role, password=SECRET)
 
 
+def a_reader(dsn: str) -> str:
+    """A database's address for who may look at everything and change nothing. Its role is our login's, which is not made then."""
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        role = sql.Identifier(grants.login_of(our_login(dsn)))
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, SECRET))
+        admin.execute(sql.SQL("GRANT pg_read_all_data TO {}").format(role))
+    return our_login(dsn)
+
+
 def granted(config: Config, admins: Mapping[str, str]) -> None:
     """Makes the logins of a configuration, or brings their rights up to date. `admins`: system → a superuser's DSN."""
     grants.grant(config, admins, run=True)

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from connectors import concord_schema
 from console.grants import OURS
 from tests.console.console_fixtures import World, world
 
@@ -156,6 +157,21 @@ def test_the_rights_of_rows_go_to_the_role_that_the_sessions_take(world: World) 
         assert [one["statements"] for one in asked(world).values()] == [[], []]
     finally:
         world.do(world.erp, f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_what_a_superuser_has_made_before_is_handed_over(world: World) -> None:
+    world.do(world.crm, "DROP SCHEMA concord CASCADE")
+    concord_schema.ensure(world.db[world.crm])  # as it was before there were roles
+    assert any("may not use the schema concord" in one["what"] for one in world.concord("check")[1]["problems"])
+    told = asked(world, "--run", *as_administrator(world))[world.crm]
+    assert f'ALTER SCHEMA concord OWNER TO "{login(world, world.crm)}"' in sql(told)
+    with psycopg.connect(world.dsn[world.crm], autocommit=True) as ours:
+        assert concord_schema.ensure(ours) == concord_schema.LATEST
+        letter = (
+            "INSERT INTO concord.dead_letter (entity, link, topic, partition, \"offset\", error, code) VALUES ('', '', '', 0, 0, '', '')"
+        )
+        ours.execute(letter)  # its number comes from a sequence
+    assert world.concord("check")[1]["problems"] == []
 
 
 def test_a_superuser_is_no_login_for_concord(world: World) -> None:

@@ -30,7 +30,7 @@ from examples.reference import load
 from schemas.config import Config, loads
 from schemas.config import load as load_file
 from schemas.config.document import read_document
-from tests.services import a_database
+from tests.services import a_database, a_reader
 
 REFERENCE = Path(__file__).resolve().parents[2] / "examples" / "reference" / "concord.yaml"
 
@@ -61,7 +61,7 @@ class Proposed:
 
 
 def propose(crm: str, erp: str) -> Proposed:
-    proposal, text = init({"crm": crm, "erp": erp}, {}, lambda _: None)
+    proposal, text = init({"crm": a_reader(crm), "erp": a_reader(erp)}, {}, lambda _: None)
     return Proposed(crm, erp, proposal, text)
 
 

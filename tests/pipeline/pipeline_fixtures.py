@@ -30,7 +30,7 @@ from console.logs import QUIET, QUIET_WHEN_DEBUGGING
 from schemas.config import load
 from tests.services import granted, our_login
 
-OURS = re.compile(r"(crm|erp|links|claims|changes|golden|conflicts|dead)\.")
+OURS = re.compile(r"(crm|erp|links|join|claims|changes|golden|conflicts|dead)\.")
 
 CRM = """
 CREATE TABLE account (

@@ -171,7 +171,7 @@ def test_a_reference_beside_its_type(pipeline: RunningPipeline) -> None:
     row = eventually(lambda: there(pipeline, "Child"))
     assert (row["model"], row["res_id"]) == (
         "ticket",
-        pipeline.one("erp", f"""SELECT "Id %%" FROM {TABLE} WHERE "Title ""it"" of" = 'Parent'"""),
+        pipeline.one("erp", f"""SELECT "Id %" FROM {TABLE} WHERE "Title ""it"" of" = 'Parent'"""),
     )
     pipeline.do("erp", f"""UPDATE {TABLE} SET model = 'invoice' WHERE "Title ""it"" of" = 'Child'""")  # it refers to something else now
     eventually(lambda: (here(pipeline, "Child") or {})["parent"] is None)
