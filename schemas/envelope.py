@@ -73,11 +73,13 @@ class Envelope:
     @property
     def position(self) -> Position:
         """Where the event stands in its system's log. Raises NotAnEvent when the source block does not say."""
-        return position_of(self.source.sequence, self.source.lsn)
+        position = position_of(self.source.sequence, self.source.lsn)
+        return Position(position.lsn, position.lsn) if self.source.by_debezium else position
 
 
 def position_of(sequence: str | None, lsn: int | None) -> Position:
-    """`source.sequence` and `source.lsn` as a Position; before the first commit Debezium's sequence begins with null."""
+    """`source.sequence` and `source.lsn` as our source means them. The first number of Debezium's sequence is not of a commit: it is where
+    the event's own transaction began, and of two transactions the one that began first may be the later one (decision 0027)."""
     try:
         after_commit, in_sequence = orjson.loads(sequence or "[null,null]")
         where = lsn if lsn is not None else int(in_sequence)

@@ -2,8 +2,9 @@
 
 An LSN is a byte position in the write-ahead log. Logical decoding hands out transactions in the order of their *commit*
 records, so the LSNs of the changes in the stream are not in order: a long transaction's changes carry old LSNs. What is in order is the
-pair (commit LSN of the transaction before, LSN of the change), which Debezium carries as `source.sequence` and `source.lsn`. That
-pair is a `Position`: of two events of one system, the later one in the log has the greater position.
+pair (commit LSN of the transaction, LSN of the change), which our source's events carry as `source.sequence`. That pair is a `Position`: of
+two events of one system, the later one in the log has the greater position. Of Debezium's events the LSN of the change is all that is
+known: they are in order row by row (decision 0027).
 
 As text an LSN is PostgreSQL's `16/B374D848`; a position is 32 hexadecimal digits, so that text compares like the pair.
 """
@@ -46,7 +47,7 @@ def parse_lsn(text: str) -> Lsn:
 class Position(NamedTuple):
     """A place in one system's log that grows in the order in which the log is read."""
 
-    after_commit: int  # commit LSN of the transaction before this one
+    after_commit: int  # where the transaction's commit ends; of Debezium's events: the LSN of the change once more
     lsn: int  # LSN of the change itself
 
     def __str__(self) -> str:

@@ -247,9 +247,12 @@ def _decimal(scale: int) -> Text:
     return text
 
 
+_NO_LENGTH = 2**31 - 1  # of a bit varying without one
+
+
 def bits_text(value: bytes, length: int) -> str:
     number = int.from_bytes(value, "little")
-    return f"{number:0{length}b}" if length else f"{number:b}"
+    return f"{number:0{length}b}" if 0 < length < _NO_LENGTH else f"{number:b}"
 
 
 def point_text(value: Mapping[str, Any]) -> str:

@@ -21,6 +21,9 @@ _LOST = {
     "bit[]": "is an array of bits, which Debezium gives as null",
     "interval[]": "is an array of intervals, which Debezium leaves out",
     "money[]": "is an array of money, which Debezium leaves out",
+    "name[]": "is an array of names, which Debezium leaves out",
+    "time without time zone[]": "is an array of times, which Debezium cuts to milliseconds",
+    "time with time zone[]": "is an array of times with time zone, which Debezium cuts to seconds",
 }
 # elements of arrays for whose unchanged value Debezium has a placeholder
 _TOLD_APART = {
@@ -46,8 +49,6 @@ def of_settings(column: Column | None, kind: str, name: str) -> str | None:
 
 
 def of_type(column: Column) -> str | None:
-    if column.base == "bit[]" and column.length == 1:
-        return None
     return _LOST.get(column.base)
 
 

@@ -8,25 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.envelope import COLUMNS_HEADER, ColumnTexts, EventOp, column_texts, envelope_of, position_of
+from schemas.envelope import COLUMNS_HEADER, CONNECTOR, ColumnTexts, EventOp, column_texts, envelope_of, position_of
 from schemas.errors import NotAnEvent
 from schemas.lsn import Position
 
 
-def an_event(**changes: Any) -> dict[str, Any]:
+def an_event(version: str = CONNECTOR, sequence: str = '["5","7"]', lsn: int = 7, **changes: Any) -> dict[str, Any]:
     source = {
-        "version": "1",
+        "version": version,
         "connector": "postgresql",
         "name": "crm",
         "ts_ms": 1,
         "ts_us": 1234,
         "snapshot": "false",
         "db": "crm",
-        "sequence": '["5","7"]',
+        "sequence": sequence,
         "schema": "public",
         "table": "account",
         "txId": 9,
-        "lsn": 7,
+        "lsn": lsn,
         "origin": None,
         "origin_lsn": None,
     }
@@ -44,6 +44,15 @@ def test_an_event_is_read() -> None:
 def test_what_is_no_event_is_refused(datum: Any) -> None:
     with pytest.raises(NotAnEvent):
         envelope_of(datum)
+
+
+def test_debeziums_events_of_one_row_are_in_order_though_its_transactions_are_not() -> None:
+    """As Debezium 3.6 tells it: one transaction changes row 2 and commits; another began before that, and changes row 2 when it may."""
+    first, second = (
+        envelope_of(an_event("3.6.3.Final", sequence, lsn)).position for sequence, lsn in (('["110","110"]', 110), ('["100","120"]', 120))
+    )
+    snapshot = envelope_of(an_event("3.6.3.Final", '[null,"130"]', 130, op="r")).position
+    assert first < second < snapshot
 
 
 def test_position_before_the_first_commit_is_the_lowest() -> None:
