@@ -9,7 +9,7 @@ STACK := $(HOME_FOLDER)/kafka/.prepared
 CODE := schemas connectors streams console examples bench tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-tryton test chaos lint format clean tools
+.PHONY: help setup demo demo-tryton test chaos parity lint format clean tools
 .SILENT:
 
 help: ## this list
@@ -29,6 +29,9 @@ test: $(INSTALLED) $(STACK) ## all tests; some of them: make test ARGS="tests/st
 chaos: $(INSTALLED) $(STACK) ## the pipeline under faults drawn from a seed, judged from outside: make chaos SEED=1 RUNS=1 MINUTES=2 FAULTS=40 REPORT=docs/chaos.md
 	$(PY) -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS)) $(if $(MINUTES),--minutes $(MINUTES)) \
 	  $(if $(FAULTS),--faults $(FAULTS)) $(if $(REPORT),--report $(REPORT)) $(ARGS)
+
+parity: $(INSTALLED) $(STACK) ## our source and real Debezium on one database, compared event by event: writes docs/debezium-parity.md
+	$(PY) -m tests.parity $(ARGS)
 
 lint: $(INSTALLED) ## format, style, types and who may import whom
 	$(VENV)/bin/ruff format --check $(CODE)
