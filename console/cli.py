@@ -145,6 +145,13 @@ def cli(config_file: Path | None) -> None:
     """
 
 
+SOURCE = click.option(
+    "--source",
+    type=click.Choice(["concord", "debezium"]),
+    help="Who reads the logs.  [default: what the configuration says, else concord]",
+)
+
+
 # --- before anything runs ---------------------------------------------------------------------------------------------------------
 
 
@@ -200,12 +207,21 @@ def init(
 
 @command(cli, "check", report=True)
 @click.option("--rows/--no-rows", default=True, show_default=True, help="Also ask the tables how many values would not fit.")
+@SOURCE
 @click.option("--grant", is_flag=True, help="Instead: the SQL that makes each system's role, with the rights it needs and no other.")
 @click.option("--run", is_flag=True, help="With --grant: do it, as the administrators that --admin names.")
 @click.option("--admin", "admins", multiple=True, metavar="SYSTEM=DSN", help="Who may; or in the environment: CRM_ADMIN_DSN for crm.")
 @click.option("--system", "systems", multiple=True, help="With --grant: only this system; may be given again.")
 def check(
-    file: Path, debug: bool, as_json: bool, rows: bool, grant: bool, run: bool, admins: tuple[str, ...], systems: tuple[str, ...]
+    file: Path,
+    debug: bool,
+    as_json: bool,
+    rows: bool,
+    source: str | None,
+    grant: bool,
+    run: bool,
+    admins: tuple[str, ...],
+    systems: tuple[str, ...],
 ) -> int:
     """Is the configuration sound and are the databases fit? Every problem with its mend.
 
@@ -216,6 +232,7 @@ def check(
     \b
       concord check -c concord.yaml
       concord check --no-rows
+      concord check --source debezium
       concord check --json | jq -r '.problems[].where'
 
     With --grant it prints, for a database administrator, what the role that a system's dsn names is to be allowed: rights per table and
@@ -233,7 +250,7 @@ def check(
         return _grant(file, as_json, run, admins, systems)
     if run or admins or systems:
         raise click.UsageError("--run, --admin and --system go with --grant")
-    found = checking.check(file, rows=rows)
+    found = checking.check(file, rows=rows, source=source)
     say_json(found.to_json()) if as_json else checking.show(found, screen())
     return OK if found.fit else NOT_ASKED if found.unanswered else NOT_OK
 
@@ -352,27 +369,36 @@ def _unacceptable(error: Unacceptable, as_json: bool) -> None:
 @command(cli, "up")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Streams workers.")
 @click.option("--sink-workers", type=click.IntRange(1, 16), default=1, show_default=True, help="Sink workers per system.")
-def up(file: Path, debug: bool, workers: int, sink_workers: int) -> int:
+@SOURCE
+def up(file: Path, debug: bool, workers: int, sink_workers: int, source: str | None) -> int:
     """Run the whole pipeline here, in the foreground.
 
     A source and a sink per system and the streams, each a process; one that dies is started again. Ctrl-C lets each finish its batch and
     stops; a second Ctrl-C stops at once. Whatever ends it, it goes on where it was the next time.
 
+    With --source debezium a Kafka Connect with real Debezium reads the logs in our sources' place (Java 17+; Maven fetches it once).
+
     \b
       concord up -c concord.yaml
       concord up -c concord.yaml --workers 2
+      concord up -c concord.yaml --source debezium
     """
+    from console import debezium as debezium_console
     from console import wiring
     from console.supervise import Supervisor
 
-    config = wiring.open_config(file)
+    config = wiring.open_config(file, source)
+    if config.source == "debezium":
+        debezium_console.captured(config)
+        debezium_console.fetch(config, lambda line: logger.info("%s", line))
     stop_on_signals(raise_stopped)
     try:
         run_dir = wiring.run_dir(config)
         run_dir.mkdir(parents=True, exist_ok=True)
         pipeline = wiring.patiently("starting", lambda: wiring.open_pipeline(config, run_dir))
         wiring.patiently("preparing", lambda: wiring.prepare(config, pipeline.systems))
-        supervisor = Supervisor(wiring.part_commands(pipeline, file, workers, sink_workers, debug), run_dir)
+        environment = {**os.environ, wiring.SOURCE_VARIABLE: config.source}
+        supervisor = Supervisor(wiring.part_commands(pipeline, file, workers, sink_workers, debug), run_dir, environment)
         stop_on_signals(supervisor.stop)
     except Stopped:
         return OK
@@ -394,7 +420,7 @@ def _run_part(name: str, kind: str, file: Path, debug: bool, system: str | None,
         with being(name, run_dir) as told:
             try:
                 pipeline = wiring.patiently("starting", lambda: wiring.open_pipeline(config, run_dir))
-                ours = () if system is None else (system,)
+                ours = (*config.systems,) if kind == "debezium" else () if system is None else (system,)
                 wiring.patiently("preparing", lambda: wiring.prepare(config, ours))
                 told.tell(metrics=metrics.serve(wiring.metrics_port(pipeline, kind, system, worker)))
 
@@ -451,6 +477,40 @@ def source(system: str, file: Path, debug: bool) -> int:
       concord source crm -c concord.yaml
     """
     return _run_part(f"source-{system}", "source", file, debug, system, 0)
+
+
+@command(cli, "debezium", report=True)
+@click.option("--connect", "url", metavar="URL", help="Tell the Kafka Connect there, and wait until every system is captured.")
+@click.option("--wait", "seconds", type=click.FloatRange(0), default=600.0, show_default=True, help="At most so long.")
+@click.option("--run", "as_part", is_flag=True, help="Run a Kafka Connect of our own, here: one part of `concord up --source debezium`.")
+def debezium(file: Path, debug: bool, as_json: bool, url: str | None, seconds: float, as_part: bool) -> int:
+    """What real Debezium must be told to take our sources' place; tells it, or runs it.
+
+    Slots, publications and topics have the names of our sources: stop those first. Without an option its connectors' settings are printed,
+    passwords struck out. What you add under `debezium:` in concord.yaml is in them; what would lose values is refused. What is different
+    with it is in docs/debezium.md.
+
+    \b
+      concord debezium
+      concord debezium --connect http://connect:8083
+      concord debezium --json | jq '.connectors["concord-crm"]'
+
+    With --connect: exit status 1 when a system is not captured yet after the wait.
+    """
+    from console import debezium as asking
+    from console import wiring
+
+    if as_part:
+        os.environ[wiring.SOURCE_VARIABLE] = "debezium"
+        return _run_part(wiring.DEBEZIUM, "debezium", file, debug, None, 0)
+    config = wiring.open_config(file, "debezium")
+    if url is None:
+        report = asking.told(config)
+    else:
+        wiring.prepare(config, config.systems)
+        report = asking.put(config, url, seconds, lambda line: logger.info("%s", line))
+    say_json(report.to_json()) if as_json else asking.show(report, screen())
+    return NOT_OK if report.waiting else OK
 
 
 @command(cli, "streams", part=True)

@@ -350,7 +350,8 @@ def parts(config: Config, run_dir: Path) -> dict[str, dict[str, Any]]:
     supervised = is_held(run_dir / "up.lock")
     known: dict[str, dict[str, Any]] = supervisor.get("parts", {}) if isinstance(supervisor.get("parts"), dict) else {}
     by_hand = {file.stem for file in folder.glob("*.json") if is_held(file.with_suffix(".lock"))}
-    usual = {f"source-{system}" for system in config.systems} | {"streams-0"} | {f"sink-{system}-0" for system in config.systems}
+    sources = {wiring.DEBEZIUM} if config.source == "debezium" else {f"source-{system}" for system in config.systems}
+    usual = sources | {"streams-0"} | {f"sink-{system}-0" for system in config.systems}
     found = {}
     for name in sorted({*known, *by_hand} if supervised else usual | by_hand):
         told, up = read_json(folder / f"{name}.json"), known.get(name, {})

@@ -34,7 +34,7 @@ from console.supervise import PartCommand
 from schemas import topics
 from schemas.catalog import Table
 from schemas.config import Config, load
-from schemas.errors import Retriable, UnfitDatabase
+from schemas.errors import ConfigError, Problem, Retriable, UnfitDatabase
 from schemas.mapping import Pipeline, compile_config, table_name, table_names
 from schemas.registry import open_registry
 from schemas.topics import Topic
@@ -45,14 +45,23 @@ REPLAY_DAYS = 7  # captured topics: how far back a replay can go
 STEP_DAYS = 1  # topics between our own steps
 RECORD_DAYS = 30  # what a person may ask about: conflicts, dead letters
 
+DEBEZIUM = "debezium"  # the part that captures all systems, where `source` says so
+
 T = TypeVar("T")
 
 
-def open_config(file: Path) -> Config:
-    """Raises ConfigError with every problem. No log of this process will show its secrets."""
+SOURCE_VARIABLE = "CONCORD_SOURCE"  # who reads the log, whatever the file says: `up --source` tells its parts so
+
+
+def open_config(file: Path, source: str | None = None) -> Config:
+    """`source`: who reads the log, whatever the file says. Raises ConfigError with every problem. No log of this process will show its
+    secrets."""
     config = load(file, os.environ)
     hide(config.secrets())
-    return config
+    source = source or os.environ.get(SOURCE_VARIABLE) or config.source
+    if source not in ("concord", "debezium"):
+        raise ConfigError([Problem(SOURCE_VARIABLE, f"must be 'concord' or 'debezium', not {source!r}")])
+    return config if source == config.source else config.model_copy(update={"source": source})
 
 
 def run_dir(config: Config) -> Path:
@@ -166,7 +175,8 @@ def ensure_system(config: Config, system: str) -> None:
     """What must be in a system's database before any part works: the schema `concord`, our publication, our slot.
 
     All slots are there before the first sink writes anything: what it writes comes back as an echo (I5), not as rows that a snapshot finds.
-    A slot that was lost is left to the source, which reads everything again.
+    A slot that was lost is left to the source, which reads everything again. Debezium makes its own: only then are its snapshot and its
+    stream without a gap between them (docs/decisions/0026).
     """
     told = config.systems[system]
     with session(config, system, as_role=False) as connection:
@@ -178,7 +188,8 @@ def ensure_system(config: Config, system: str) -> None:
             return
         connection.execute("SELECT pg_advisory_lock(%s)", (concord_schema.LOCK,))  # of this session: one at a time makes what is missing
         slot.ensure_publication(connection, told.publication, tables)
-        if slot.slot_state(connection, told.slot) is None and not SnapshotStore(connection, told.slot).any():
+        missing = config.source == "concord" and slot.slot_state(connection, told.slot) is None
+        if missing and not SnapshotStore(connection, told.slot).any():
             slot.create_slot(connection, told.slot)
         connection.execute("SELECT pg_advisory_unlock(%s)", (concord_schema.LOCK,))
 
@@ -211,16 +222,19 @@ def build(kind: str, pipeline: Pipeline, system: str | None, worker: int, ready:
         from streams.app import run_streams
 
         return lambda: run_streams(pipeline, lambda: open_registry(config.kafka, config.registry), worker, on_ready=ready), None
-    assert system is not None
-    registry = open_registry(config.kafka, config.registry)
-    if kind == "source":
+    part: _Part
+    if kind == "debezium":
+        from console.debezium import worker as debezium_worker
+
+        part = debezium_worker(config)
+    elif kind == "source":
         from connectors.source.connector import SourceConnector
 
-        part: _Part = SourceConnector(system, pipeline, registry)
+        part = SourceConnector(_named(system), pipeline, open_registry(config.kafka, config.registry))
     else:
         from connectors.sink.connector import SinkConnector
 
-        part = SinkConnector(system, pipeline, registry, worker)
+        part = SinkConnector(_named(system), pipeline, open_registry(config.kafka, config.registry), worker)
 
     def tell_when_ready() -> None:
         part.ready.wait()
@@ -228,6 +242,11 @@ def build(kind: str, pipeline: Pipeline, system: str | None, worker: int, ready:
 
     threading.Thread(target=tell_when_ready, name="ready", daemon=True).start()
     return part.run, part.stop
+
+
+def _named(system: str | None) -> str:
+    assert system is not None
+    return system
 
 
 def patiently(doing: str, call: Callable[[], T], first: float = 0.5, longest: float = 10.0) -> T:
@@ -249,7 +268,10 @@ def part_commands(pipeline: Pipeline, file: Path, workers: int, sink_workers: in
     def command(*words: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "console", *words, *options)
 
-    parts = [PartCommand(f"source-{system}", command("source", system), 0) for system in capturing(pipeline)]
+    if pipeline.config.source == "debezium":
+        parts = [PartCommand(DEBEZIUM, command("debezium", "--run"), 0)]
+    else:
+        parts = [PartCommand(f"source-{system}", command("source", system), 0) for system in capturing(pipeline)]
     parts += [PartCommand(f"streams-{worker}", command("streams", "--worker", str(worker)), 1) for worker in range(workers)]
     parts += [
         PartCommand(f"sink-{system}-{worker}", command("sink", system, "--worker", str(worker)), 2)
@@ -271,7 +293,7 @@ def receiving(pipeline: Pipeline) -> list[str]:
 
 def metrics_port(pipeline: Pipeline, kind: str, system: str | None = None, worker: int = 0) -> int:
     """The configured port of a part, 0 for a free one: a kind's first port, then one more per system and per worker."""
-    base = int(getattr(pipeline.config.metrics, kind))
+    base = int(getattr(pipeline.config.metrics, "source" if kind == DEBEZIUM else kind))
     if not base:
         return 0
     systems = capturing(pipeline)

@@ -55,6 +55,8 @@ KAFKA = Service("kafka", "--kafka", "CONCORD_TEST_KAFKA")
 POSTGRES = Service("postgres", "--postgres", "CONCORD_TEST_POSTGRES")
 POSTGRES_2 = Service("postgres-2", "--postgres-2", "CONCORD_TEST_POSTGRES_2")
 SERVICES = (KAFKA, POSTGRES, POSTGRES_2)
+SOURCES = ("concord", "debezium", "debezium-plain", "debezium-avro")
+SOURCE_VARIABLE = "CONCORD_TEST_SOURCE"  # set from --source, for what has no pytest at hand
 
 
 class MakeTopic(Protocol):
@@ -68,6 +70,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("services", "where the tests find Kafka and PostgreSQL")
     for service in SERVICES:
         group.addoption(service.option, metavar="ADDRESS", help=f"use this one (default: ${service.variable}, else Docker, else embedded)")
+    group.addoption(
+        "--source", choices=SOURCES, default="concord", help="who reads the logs in tests/pipeline: our source, or real Debezium"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "own_source: is about our own source, skipped with another --source")
+    os.environ[SOURCE_VARIABLE] = source = config.getoption("--source")
+    if source == "debezium-avro" and not os.environ.get("CONCORD_TEST_APICURIO"):
+        raise pytest.UsageError("--source debezium-avro needs an Apicurio registry: give its address in CONCORD_TEST_APICURIO")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -81,6 +93,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("kafka")
         if names & {"postgres", "postgres_2"}:
             item.add_marker("postgres")
+        if item.get_closest_marker("own_source") and os.environ[SOURCE_VARIABLE] != "concord":
+            item.add_marker(pytest.mark.skip(reason="is about our own source"))
 
 
 def _origin(service: Service, config: pytest.Config) -> str:

@@ -25,6 +25,7 @@ from connectors.catalog import read_tables
 from connectors.postgres import translated
 from console import wiring
 from console.check.database import Database
+from console.check.debezium import check_debezium, check_settings
 from console.check.findings import About, Checked, show
 from console.check.homes import homes
 from console.check.inserts import check_inserts
@@ -43,17 +44,20 @@ from schemas.mapping import Pipeline, compile_config, table_names
 __all__ = ["Checked", "check", "check_databases", "show"]
 
 
-def check(file: Path, *, rows: bool = True) -> Checked:
-    """`rows`: also ask the tables what is in them. Raises ConfigError only when there is no such file: then nothing could be asked."""
+def check(file: Path, *, rows: bool = True, source: str | None = None) -> Checked:
+    """`rows`: also ask the tables what is in them. `source`: who is to read the logs. Raises ConfigError only when there is no such file:
+    then nothing could be asked."""
     found = Checked()
     try:
-        config = wiring.open_config(file)
+        config = wiring.open_config(file, source)
     except ConfigError as error:
         if not file.exists():
             raise
         found.take(About.FILE, error.problems)
         return found
     check_databases(config, found, rows=rows)
+    if config.source == "debezium":
+        check_settings(config, found)
     _kafka(config, found)
     return found
 
@@ -112,6 +116,8 @@ def _together(config: Config, databases: Mapping[str, Database], found: Checked,
     for system, db in databases.items():
         at = homes(pipeline, system) if pipeline is not None else []
         _asking(db, partial(check_tables, homes=at))
+        if config.source == "debezium":
+            _asking(db, partial(check_debezium, bindings=pipeline.tables(system) if pipeline is not None else ()))
         _asking(db, partial(check_inserts, homes=at, rows=rows))
         _asking(db, partial(check_keys, homes=at))
     if pipeline is not None:

@@ -25,6 +25,7 @@ class About(StrEnum):
     FILE = "configuration"
     KAFKA = "Kafka"
     SERVER = "server"
+    DEBEZIUM = "Debezium"
     RIGHTS = "rights"
     PUBLICATIONS = "publications"  # … and replica identity: what makes the application's own writes fail
     VISIBILITY = "row-level security"

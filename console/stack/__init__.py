@@ -174,7 +174,8 @@ def clean(home: Path, progress: Progress = _silent) -> None:
     for run in runs(home):
         down(home, run=run, progress=progress)
         shutil.rmtree(home / run, ignore_errors=True)
-    shutil.rmtree(home / "kafka", ignore_errors=True)
+    for jars in ("kafka", "debezium"):
+        shutil.rmtree(home / jars, ignore_errors=True)
     for copies in (home / "postgresql", _postgres.beside_home(home)):
         shutil.rmtree(copies, ignore_errors=True)
 

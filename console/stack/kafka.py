@@ -6,7 +6,6 @@ Nothing here starts the broker: `guard.py` does. Only `fetch` runs a program (Ma
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import re
 import shutil
@@ -19,12 +18,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from console.stack.jars import Jars
 from console.stack.state import StackError
 
 HERE = Path(__file__).resolve().parent
 POM = HERE / "pom.xml"
 VERSION = re.search(r"<kafka\.version>(.+?)<", POM.read_text())[1]  # type: ignore[index]  # our own file
-DEPENDENCY_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 
 
 @functools.cache
@@ -43,12 +42,7 @@ def java() -> str:
 
 
 def libs(home: Path) -> Path:
-    return home / "kafka" / "libs"
-
-
-def fetched(home: Path) -> bool:
-    stamp = home / "kafka" / "pom.sha256"
-    return stamp.exists() and stamp.read_text() == _pom_digest() and libs(home).is_dir()
+    return _jars(home).libs
 
 
 def lacks(home: Path) -> str | None:
@@ -57,29 +51,18 @@ def lacks(home: Path) -> str | None:
         java()
     except StackError as error:
         return str(error)
-    if not fetched(home) and shutil.which("mvn") is None:
-        return "Kafka's jars come through Maven and there is no mvn in PATH: install it (Debian: maven)"
-    return None
+    return _jars(home).lacks
 
 
 def fetch(home: Path, progress: Callable[[str], None]) -> None:
-    """Resolve the jars unless they are there already. The old ones stay until the new ones are complete."""
-    if fetched(home):
-        return
+    """Resolve the jars unless they are there already. Raises StackError with what to do."""
     if missing := lacks(home):
         raise StackError(missing)
-    progress(f"Kafka {VERSION}: resolving jars with Maven")
-    new = home / "kafka" / f"libs-{uuid.uuid4().hex[:8]}"
-    command = ["mvn", "-q", "-B", "-f", str(POM), DEPENDENCY_PLUGIN, f"-DoutputDirectory={new}", "-DincludeScope=runtime"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=_created(home / "kafka"))
-        if done.returncode:
-            raise StackError(f"Maven could not resolve Kafka's jars ({' '.join(command)}):\n{(done.stdout + done.stderr).strip()[-2000:]}")
-        shutil.rmtree(libs(home), ignore_errors=True)
-        new.rename(libs(home))
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    (home / "kafka" / "pom.sha256").write_text(_pom_digest())
+    _jars(home).fetch(progress)
+
+
+def _jars(home: Path) -> Jars:
+    return Jars(f"Kafka {VERSION}", POM, home / "kafka")
 
 
 def settings(data: Path, port: int, controller_port: int, more: Mapping[str, object] = MappingProxyType({})) -> str:
@@ -156,10 +139,6 @@ def answers(port: int) -> bool:
             return len(connection.recv(4)) == 4
     except OSError:
         return False
-
-
-def _pom_digest() -> str:
-    return hashlib.sha256(POM.read_bytes()).hexdigest()
 
 
 def _created(folder: Path) -> Path:

@@ -531,6 +531,16 @@ class Metrics(Model):
     sink: int = Spec(default=0, ge=0, le=65535)
 
 
+class Debezium(Model):
+    """What real Debezium is told more than it must be to take our source's place (docs/debezium.md)."""
+
+    format: Literal["json", "json-plain", "avro"] = "json"  # JSON that says its types, JSON that does not, Avro through `registry`
+    registry: Address | None = None  # Apicurio's, for avro: http://registry:8080/apis/registry/v2
+    worker: dict[str, Text] = Spec(default={}, repr=False)  # further settings of the Kafka Connect worker that `concord up` starts
+    connector: dict[str, Text] = Spec(default={}, repr=False)  # of every connector; may hold passwords
+    systems: dict[str, dict[str, Text]] = Spec(default={}, repr=False)  # of one system's connector
+
+
 class Config(Model):
     name: str = Spec(default="concord", pattern=r"^[a-z][a-z0-9_]{0,30}$")  # prefix of groups, slots, publications
     kafka: Kafka
@@ -538,13 +548,17 @@ class Config(Model):
     systems: dict[str, System] = Spec(min_length=1)
     entities: dict[str, Entity] = Spec(min_length=1)
     metrics: Metrics = Metrics()
+    source: Literal["concord", "debezium"] = "concord"  # who reads the log; CONCORD_SOURCE and `--source` say it too, and win
+    debezium: Debezium = Debezium()
     state_dir: Path = Path(".concord/run")  # relative to the file's folder
 
     def secrets(self) -> set[str]:
         """All passwords in it: what must not be shown."""
         addresses = [system.dsn for system in self.systems.values()] + ([self.registry.url] if self.registry.url else [])
         found = {secret for address in addresses for secret in address.secrets()}
-        return found | {value for name, value in self.kafka.settings.items() if _SECRET_SETTING.search(name)}
+        theirs = (self.debezium.worker, self.debezium.connector, *self.debezium.systems.values())
+        settings = [pair for told in (self.kafka.settings, *theirs) for pair in told.items()]
+        return found | {value for name, value in settings if _SECRET_SETTING.search(name)}
 
     @model_validator(mode="before")
     @classmethod

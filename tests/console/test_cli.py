@@ -51,6 +51,7 @@ def test_every_report_has_json() -> None:
         "verify",
         "snapshot",
         "replay",
+        "debezium",
         "dead list",
         "dead show",
         "dead retry",

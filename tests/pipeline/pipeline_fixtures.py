@@ -28,7 +28,7 @@ from confluent_kafka.admin import AdminClient
 from console.cli import cli
 from console.logs import QUIET, QUIET_WHEN_DEBUGGING
 from schemas.config import load
-from tests.services import granted, our_login
+from tests.services import HOME, SOURCE_VARIABLE, granted, our_login
 
 OURS = re.compile(r"(crm|erp|links|join|claims|changes|golden|conflicts|dead)\.")
 
@@ -88,6 +88,14 @@ entities:
 """
 
 
+APICURIO = os.environ.get("CONCORD_TEST_APICURIO", "")  # address of an Apicurio registry, for --source debezium-avro
+DEBEZIUM_FORMS = {
+    "": "{format: json}",
+    "plain": "{format: json-plain}",
+    "avro": f"{{format: avro, registry: {APICURIO}/apis/registry/v2}}",
+}
+
+
 def eventually(what: Callable[[], Any], *, seconds: float = 30, message: str = "") -> Any:
     """The first true answer of `what`; fails when there is none in time."""
     deadline = time.monotonic() + seconds
@@ -126,8 +134,12 @@ class RunningPipeline:
         self.folder, self.name, self.kafka = folder, name, kafka
         self.dsn = {"crm": crm_dsn, "erp": erp_dsn}
         self.file = folder / "concord.yaml"
-        self.file.write_text(config.format(name=name, kafka=kafka, state=folder / "run"))
-        self.env = {**os.environ, "CRM_DSN": our_login(crm_dsn), "ERP_DSN": our_login(erp_dsn)}
+        self.source, _, form = os.environ[SOURCE_VARIABLE].partition("-")
+        told = f"\ndebezium: {DEBEZIUM_FORMS[form]}\n" if self.source == "debezium" else ""
+        if form == "avro":
+            told += f"registry: {{url: {APICURIO}/apis/ccompat/v7}}\n"
+        self.file.write_text(config.format(name=name, kafka=kafka, state=folder / "run") + told)
+        self.env = {**os.environ, "CRM_DSN": our_login(crm_dsn), "ERP_DSN": our_login(erp_dsn), "CONCORD_HOME": str(HOME)}
         self._granted = False
         self.db = {system: psycopg.connect(dsn, autocommit=True) for system, dsn in self.dsn.items()}
         self.process: subprocess.Popen[bytes] | None = None
@@ -154,7 +166,7 @@ class RunningPipeline:
             self.grant()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "console", "up", "-c", str(self.file), *options],
+                [sys.executable, "-m", "console", "up", "--source", self.source, "-c", str(self.file), *options],
                 env=self.env,
                 stdout=log,
                 stderr=log,
@@ -191,8 +203,13 @@ class RunningPipeline:
         report: dict[str, Any] = self.concord("verify")
         return report
 
+    def part(self, part: str) -> str:
+        """`source crm`, or what does its work."""
+        return "debezium" if self.source == "debezium" and part.startswith("source") else part
+
     def pid(self, part: str) -> int:
         """Process id of a part, e.g. `source crm`, as `status` has it."""
+        part = self.part(part)
         found = eventually(lambda: self._named(part), message=f"no part {part!r}")  # one that is being started again is away for a moment
         return int(found[0]["pid"])
 

@@ -274,7 +274,9 @@ def test_kill_9_of_a_part_under_load_loses_nothing(pipeline: RunningPipeline, pa
         "erp", f"SELECT count(*) FROM partner WHERE tax_id LIKE 'K{mark.upper()}%%'"
     )
     restarts = [
-        one["restarts"] for name, one in pipeline.concord("status", expect=None)["parts"].items() if name.replace("-", " ").startswith(part)
+        one["restarts"]
+        for name, one in pipeline.concord("status", expect=None)["parts"].items()
+        if name.replace("-", " ").startswith(pipeline.part(part))
     ]
     assert restarts
     assert restarts[0] >= 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,6 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+
+from connectors.debezium.settings import worker_settings
+from console import debezium
+from console.stack.debezium import VERSION
+from schemas.config import load
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -43,14 +47,35 @@ def test_every_part_has_a_service(compose: dict[str, Any]) -> None:
     assert {("source", system) for system in SYSTEMS} | {("streams",)} | {("sink", system) for system in SYSTEMS} <= commands
 
 
+def test_debezium_is_told_what_to_capture_by_our_own_command(compose: dict[str, Any]) -> None:
+    teller, connect = compose["services"]["debezium-connectors"], compose["services"]["debezium"]
+    assert teller["image"] == "concord"
+    assert teller["command"] == ["debezium", "--connect", "http://debezium:8083"]
+    assert teller["environment"]["CONCORD_SOURCE"] == "${CONCORD_SOURCE:-concord}"
+    assert teller["profiles"] == connect["profiles"] == ["debezium"]
+    assert ".".join(VERSION.split(".")[:2]) == connect["image"].rpartition(":")[2]
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_debezium_captures_the_tables_that_our_source_would(compose: dict[str, Any], system: str) -> None:
-    connector = json.loads(compose["configs"][f"debezium-{system}"]["content"])
-    config = yaml.safe_load((ROOT / "examples" / "reference" / "concord.yaml").read_text())
-    tables = {entity[system]["table"] for entity in config["entities"].values() if system in entity}
-    assert set(connector["table.include.list"].split(",")) == tables
-    assert connector["topic.prefix"] == system
+    environment = compose["services"]["debezium-connectors"]["environment"]
+    config = load(ROOT / "examples" / "reference" / "concord.yaml", environment)
+    connector = debezium.captured(config)[system].settings
+    file = yaml.safe_load((ROOT / "examples" / "reference" / "concord.yaml").read_text())
+    tables = {entity[system]["table"] for entity in file["entities"].values() if system in entity}
+    assert {name.replace("\\.", ".") for name in connector["table.include.list"].split(",")} == tables
+    assert connector["topic.prefix"] == connector["database.hostname"] == connector["database.dbname"] == system
     assert connector["slot.name"] == connector["publication.name"] == f"reference_{system}"
+
+
+def test_the_worker_of_compose_is_told_what_our_own_is(compose: dict[str, Any]) -> None:
+    environment = compose["services"]["debezium"]["environment"]
+    config = load(ROOT / "examples" / "reference" / "concord.yaml", compose["services"]["streams"]["environment"])
+    own = worker_settings(config, 8083, [])
+    for variable, value in environment.items():
+        setting = variable.removeprefix("CONNECT_").replace("_", ".").lower()
+        if setting != "topic.creation.enable":
+            assert own[setting] == str(value), variable
 
 
 def test_every_variable_of_the_configuration_is_set(compose: dict[str, Any]) -> None:
