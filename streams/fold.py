@@ -149,7 +149,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     edited = [name for name, value in fresh.items() if name not in old or old[name] != value]  # diff
     if change.ours:
         read = _seen_before(seen, at, True)
-        edited = [name for name in edited if not _is_found_ours(change, name, fresh[name], read, rules)]  # found
+        edited = [name for name, value in fresh.items() if _is_found_edited(change, name, value, old, read, rules)]  # found
         seen = _with_seen(seen, at, max(hlc for _, hlc in change.ours.values()))
     edited += _emptied(change, fresh, held, told)
     gone = change.values is None
@@ -305,11 +305,13 @@ def _emptied(change: Change, fresh: Mapping[str, Canonical], held: Row, told: Ma
     ]
 
 
-def _is_found_ours(change: Change, name: str, value: Canonical, read: int, rules: Rules) -> bool:
-    """Whether a value was found that our sink wrote, in a write that has not come back before. `read`: the hlc up to which they have: an
-    older one of ours was read, and what is there now is somebody's word again."""
+def _is_found_edited(change: Change, name: str, value: Canonical, old: Mapping[str, Canonical], read: int, rules: Rules) -> bool:
+    """Whether somebody edited a field while nobody read the log. What it held before is what our sink wrote last, if that write has not
+    come back before (`read`: the hlc up to which they have), else what the replica says."""
     wrote, hlc = change.ours.get(name, (_MISSING, 0))
-    return hlc > read and (wrote == value or rules.same(change.system, name, wrote, value))
+    if hlc > read:
+        return not (wrote == value or rules.same(change.system, name, wrote, value))
+    return name not in old or old[name] != value
 
 
 def _not_ours(

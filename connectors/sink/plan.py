@@ -627,6 +627,8 @@ class _Look:
             if missing is None and binding.same(name, found, self._plain(held.get(name))) and not isinstance(held.get(name), _NoValue):
                 state.applied[name] = version
                 after[name] = found
+                if not binding.same(name, state.wrote.get(name, found), found):
+                    del state.wrote[name]  # of a version before: this one was there already
                 continue
             ours = name in state.wrote and state.wrote[name] == held.get(name)
             if entity.owner.get(name) == self.system and version.owned and not (ours or task.anew or record.mends(self.system, name)):

@@ -191,6 +191,16 @@ def test_a_persons_edit_that_nobody_has_read_is_found_and_beats_what_our_sink_ha
     assert record_of(done).targets == ("crm",)
 
 
+def test_an_edit_that_sets_back_what_our_unread_write_had_replaced_is_found() -> None:
+    """The CRM renames to b, the sink writes it to the ERP, somebody there sets it back to a, all unread: the replica sees no difference."""
+    found = replace(
+        a_change("erp", lsn=3, op="r", ts=9500, key="12", name="a", city="Ulm"), ours={"name": ("b", 2000), "city": ("Ulm", 1000)}
+    )
+    done = folded(*BOTH_KNOW, a_change(lsn=11, ts=2000, name="b", city="Ulm"), found)
+    assert values_of(done) == {"name": "a", "city": "Ulm"}
+    assert record_of(done).targets == ("crm",)
+
+
 def test_a_value_of_ours_that_was_read_and_replaced_is_a_persons_word_when_it_is_found_again() -> None:
     edited = a_change("erp", lsn=2, ts=3000, key="12", name="x", city="Ulm")
     found = replace(a_change("erp", lsn=3, op="r", ts=9500, key="12", name="a", city="Ulm"), ours={"name": ("a", 1000)})
