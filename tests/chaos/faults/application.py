@@ -90,11 +90,9 @@ def serialize(world: World, fault: Fault) -> str:
             _connect_anew(watch)
             while log.count(told) == before and time.monotonic() < deadline:
                 tries += 1
-                with world.database(fault.target) as conn:
-                    conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # it is the others that shall fail
-                    with conn.transaction():
-                        conn.execute(f"UPDATE {table} SET {written} = {written} WHERE id IN ({PROBED[fault.target]})".encode())
-                        seen(lambda conn=conn: _waits(watch, conn), 2)  # type: ignore[misc]
+                with world.database(fault.target) as conn, conn.transaction():
+                    conn.execute(f"UPDATE {table} SET {written} = {written} WHERE id IN ({PROBED[fault.target]})".encode())
+                    seen(lambda conn=conn: _waits(watch, conn), 2)  # type: ignore[misc]
             time.sleep(fault.seconds)
         finally:
             watch.execute("ALTER DATABASE reference RESET default_transaction_isolation")

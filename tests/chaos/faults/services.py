@@ -10,7 +10,7 @@ import psycopg
 
 from tests.chaos.faults.plan import Fault
 from tests.chaos.faults.processes import part
-from tests.chaos.faults.world import Missed, World, seen
+from tests.chaos.faults.world import OURS, Missed, World, seen
 
 SLOT_SECONDS = 30.0
 
@@ -26,7 +26,9 @@ def kill_server(world: World, fault: Fault) -> str:
 
 def end_sessions(world: World, fault: Fault) -> str:
     with world.database(fault.target, "postgres") as conn:
-        ended = conn.execute("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = 'reference'").fetchone()
+        ended = conn.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = 'reference' AND application_name <> %s", [OURS]
+        ).fetchone()
     if not ended or not ended[0]:
         raise Missed(f"nobody was connected to {fault.target}")
     return f"{ended[0]} sessions ended"

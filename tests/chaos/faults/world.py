@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 CONNECT_SECONDS = 30.0
+OURS = "a fault"  # application_name of the sessions in which faults are made
+READ_COMMITTED = r"-c default_transaction_isolation=read\ committed"  # whatever the database's default is made meanwhile
 
 
 class Missed(Exception):
@@ -49,11 +51,12 @@ class World:
         return self.locks[what]
 
     def database(self, system: str, database: str = "reference") -> psycopg.Connection[tuple[object, ...]]:
-        """As people connect: not through the proxy, and again while the server is being started."""
+        """Not through the proxy; again while the server is being started. Other faults leave these sessions alone."""
+        dsn = self.servers.dsn(system, database=database)
         deadline = time.monotonic() + CONNECT_SECONDS
         while True:
             try:
-                return psycopg.connect(self.servers.dsn(system, database=database), autocommit=True, connect_timeout=5)
+                return psycopg.connect(dsn, autocommit=True, connect_timeout=5, application_name=OURS, options=READ_COMMITTED)
             except psycopg.OperationalError:
                 if time.monotonic() > deadline:
                     raise
