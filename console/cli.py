@@ -17,6 +17,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -437,7 +438,7 @@ def _run_part(name: str, kind: str, file: Path, debug: bool, system: str | None,
             except BaseException as error:
                 # what `up` and `status` show as the reason; told, not handled
                 if isinstance(error, Exception):
-                    told.tell(state="failed", error=logs.first_line(error))
+                    told.tell(state="failed", error=logs.words_of(error).partition("\n")[0])
                 raise
             told.tell(state="stopped", error=None)
     except Stopped:
@@ -447,7 +448,7 @@ def _run_part(name: str, kind: str, file: Path, debug: bool, system: str | None,
             logger.error("%s", problem)
         return NOT_ASKED
     except ConcordError as error:
-        logger.error("%s", logs.first_line(error))
+        logger.error("%s", logs.words_of(error).partition("\n")[0])
         return NOT_OK if isinstance(error, Busy) else NOT_ASKED
     except click.ClickException:
         raise
@@ -1011,5 +1012,6 @@ def _alive(alive: bool) -> str:
 def main() -> None:
     """The program."""
     faulthandler.enable()  # a crash in a C library says where we were
+    threading.excepthook = logs.of_thread
     end_with_supervisor()
     cli(prog_name="concord")

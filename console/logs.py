@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -106,6 +107,14 @@ def _without_rows(error: BaseException) -> str:
         lines += traceback.format_tb(one.__traceback__)
         lines.append(f"{type(one).__module__}.{type(one).__qualname__}: {words_of(one)}\n")
     return without_secrets("".join(lines).rstrip())
+
+
+def of_thread(ended: threading.ExceptHookArgs) -> None:
+    """`threading.excepthook`: Python's own would write the error to stderr as it is, past everything here."""
+    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+        name = ended.thread.name if ended.thread is not None else "?"
+        info = (ended.exc_type, ended.exc_value, ended.exc_traceback)
+        logging.getLogger(__name__).error("thread %s was ended by an error nobody expected", name, exc_info=info)
 
 
 class Repeats(logging.Filter):

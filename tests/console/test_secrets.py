@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 
 import psycopg
@@ -97,6 +98,21 @@ def test_postgresqls_words_about_a_value_are_for_dead_letters_only(database: str
             assert kind.split(" in ")[0] in told
             assert VALUE not in told, "nor in the traceback, whose cause is psycopg's error with its DETAIL"
             assert raised.value.whole != str(raised.value)
+
+
+def test_an_error_that_ends_a_thread_goes_the_same_way(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quoting() -> None:
+        raise ValueError(f"invalid literal: {VALUE!r}")
+
+    monkeypatch.setattr(threading, "excepthook", logs.of_thread)
+    thread = threading.Thread(target=quoting, name="reader")
+    thread.start()
+    thread.join()
+    (record,) = caplog.records
+    told = logs.Json("part").format(record)
+    assert "thread reader" in told
+    assert "ValueError" in told
+    assert VALUE not in told
 
 
 @pytest.mark.parametrize(
