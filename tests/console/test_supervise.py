@@ -118,7 +118,8 @@ def test_stopping_goes_downstream_and_kills_what_hangs(tmp_path: Path) -> None:
     parts = []
     for stage, name in ((2, "sink-crm-0"), (0, "source-crm"), (1, "streams-0")):
         parts.append(a_part(code.format(order=str(order), name=name, ready=str(tmp_path / f"{name}.ready")), name, stage))
-    stubborn = a_part(f"open({str(tmp_path / 'stubborn.ready')!r}, 'w').close(); {STUBBORN}", "source-erp", 0)
+    deaf = STUBBORN.replace("print('up', flush=True)", f"open({str(tmp_path / 'stubborn.ready')!r}, 'w').close()")  # once it is
+    stubborn = a_part(deaf, "source-erp", 0)
     with running(Supervisor([*parts, stubborn], tmp_path, stop_after=0.5)):
         wait_until(lambda: len(list(tmp_path.glob("*.ready"))) == 4, "not all parts are up")
         hanging = pid_of(tmp_path, "source-erp")
