@@ -653,6 +653,7 @@ def snapshot(
 @click.option("--dry-run", "dry", is_flag=True, help="Say what would change, and change nothing.")
 @click.option("--table", "tables", multiple=True, help="With --from: only this table's events; may be given again.")
 @click.option("--anyway", is_flag=True, help="Go on where it says that something is missing.")
+@click.option("--admin", metavar="DSN", help="With --rebuild: who may give rows their keys; or in the environment: CRM_ADMIN_DSN for crm.")
 @click.option("--by", help="Who asks for it, for the log.  [default: you]")
 @click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="Name so many changes; all are counted.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="With --from: wait until all has been read again.")
@@ -666,6 +667,7 @@ def replay(
     dry: bool,
     tables: tuple[str, ...],
     anyway: bool,
+    admin: str | None,
     by: str | None,
     limit: int,
     wait: bool,
@@ -685,7 +687,8 @@ def replay(
 
     --rebuild brings a database that is empty, or was restored from a backup, to what is agreed, whatever it holds: rows that are missing
     come back under their old keys, values of the backup are written over, rows deleted since are deleted. It needs nothing but the tables:
-    the schema concord may be gone, too. Stop `concord up` first, and restore before you rebuild; else the backup's rows are read as news.
+    the schema concord may be gone, too (`concord check --grant` makes it). Stop `concord up` first, and restore before you rebuild, or the
+    backup's rows are read as news. Giving rows their old keys takes more rights than the pipeline has: name somebody with --admin.
     What differs in a database that is not lost is for `concord verify --repair`.
 
     \b
@@ -711,7 +714,7 @@ def replay(
     config = wiring.open_config(file)
     _a_system(config, system, file, "SYSTEM")
     if rebuild:
-        return _rebuild(config, system, dry, limit, anyway, as_json)
+        return _rebuild(config, system, dry, limit, anyway, admin, as_json)
     cluster = Cluster(config.kafka)
     plan = replaying.planned(config, cluster, system, replaying.start_of(start or "", datetime.now(UTC)), tables)
     if plan.short and not anyway:
@@ -744,12 +747,13 @@ def _rehearse(config: Config, plan: Plan, limit: int, as_json: bool) -> int:
     return NOT_OK if foretold.total else OK
 
 
-def _rebuild(config: Config, system: str, dry: bool, limit: int, anyway: bool, as_json: bool) -> int:
+def _rebuild(config: Config, system: str, dry: bool, limit: int, anyway: bool, admin: str | None, as_json: bool) -> int:
     from console import rebuild as rebuilding
     from console import wiring
 
     with _progress(as_json) as line:
-        work = rebuilding.Rebuild(wiring.open_pipeline(config), system, line)
+        admin = admin or os.environ.get(f"{system.upper()}_ADMIN_DSN")
+        work = rebuilding.Rebuild(wiring.open_pipeline(config), system, line, admin)
         try:
             report = work.run(dry, limit, anyway)
         finally:

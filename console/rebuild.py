@@ -20,8 +20,9 @@ import psycopg
 from rich.console import Console
 from rich.markup import escape
 
+from connectors import concord_schema
 from connectors.postgres import translated
-from connectors.sink.anew import Foresight, as_lost, move_sequences, sequences_behind
+from connectors.sink.anew import Foresight, as_lost, move_sequences, rights_lacking, sequences_behind
 from connectors.sink.apply import Applier, Batch, Outcome
 from connectors.sink.golden import GoldenDecoder
 from connectors.sink.plan import Task
@@ -31,7 +32,8 @@ from console.foretold import Foretold
 from console.kafka import Cluster, Letter, Partition
 from console.rehearse import as_record
 from schemas import topics
-from schemas.errors import SchemaError, UnfitDatabase
+from schemas.config import Dsn
+from schemas.errors import SchemaError
 from schemas.golden import golden_schema
 from schemas.lsn import Lsn, parse_lsn, parse_position
 from schemas.mapping import Pipeline
@@ -44,7 +46,11 @@ SEGMENT = 16 << 20  # bytes of a WAL file, unless the server was made with anoth
 
 _WAL = "SELECT timeline_id, (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size') FROM pg_control_checkpoint()"
 
+_MAY_MAKE_OURS = """
+SELECT coalesce(has_schema_privilege(to_regnamespace('concord')::oid, 'CREATE'), has_database_privilege(current_database(), 'CREATE'))"""
+
 Tell = Callable[[str], None]
+Connect = Callable[[], psycopg.Connection[tuple[Any, ...]]]
 
 
 @dataclass
@@ -90,16 +96,19 @@ class Report:
             console.print(escape(f"sequence {name}: {'to be moved' if self.foretold else 'moved'} past {highest}"))
         if self.foretold is None:
             told = ", ".join(f"{number:,} {what}" for what, number in sorted(self.counts.items())) or "nothing agreed on"
-            console.print(f"{self.system}: {self.things:,} things, {told}; `concord verify` compares")
+            mend = "mend what is stuck and rebuild again before you start" if self.stuck else "`concord verify` compares"
+            console.print(f"{self.system}: {self.things:,} things, {told}; {mend}")
 
 
 class Rebuild:
     """One rebuild of one system."""
 
-    def __init__(self, pipeline: Pipeline, system: str, tell: Tell = lambda _: None) -> None:
+    def __init__(self, pipeline: Pipeline, system: str, tell: Tell = lambda _: None, admin: str | None = None) -> None:
+        """`admin`: the DSN of somebody who may give rows their keys and move sequences; without, the system's own login is used."""
         self._pipeline, self._system, self._tell = pipeline, system, tell
         config = pipeline.config
-        self._settings = config.systems[system]
+        mine = config.systems[system]
+        self._settings = mine if admin is None else mine.model_copy(update={"dsn": Dsn(admin), "role": None})
         self._cluster = Cluster(config.kafka)
         self._registry = open_registry(config.kafka, config.registry)
         self._codec = Codec(self._registry)
@@ -119,9 +128,32 @@ class Rebuild:
         if not any(low < high for low, high in ends.values()):
             told = f"nothing to rebuild {self._system} from: {', '.join(topics.golden(name) for name in self._entities)} are empty"
             return Report(self._system, "refused", error=told)
-        if not anyway and (turned := self._turned_back()):
-            return Report(self._system, "refused", error=turned)
+        if (complaint := self._may_not(dry)) or (not anyway and (complaint := self._turned_back())):
+            return Report(self._system, "refused", error=complaint)
         return self._foresee(ends, limit) if dry else self._write(ends, limit)
+
+    def _session(self, worker: int | None) -> psycopg.Connection[tuple[Any, ...]]:
+        return open_session(self._system, self._settings, f"concord rebuild {self._system}", worker)[0]
+
+    def _may_not(self, dry: bool) -> str:
+        """What the login lacks for this, and what to do; '' if nothing."""
+        with self._session(None) if dry else wiring.session(self._pipeline.config, self._system, as_role=False) as connection:
+            may = connection.execute(_MAY_MAKE_OURS).fetchone()
+            if not concord_schema.version(connection) and (may is None or not may[0]):  # it is the login's own
+                return (
+                    f"the schema concord is not there in {self._system}, and {connection.info.user} may not make it: first "
+                    "`concord check --grant --run`, then rebuild again"
+                )
+        if dry:
+            return ""
+        with self._session(None) as connection:
+            lacking, who = rights_lacking(connection, self._pipeline, self._system), connection.info.user
+        if not lacking:
+            return ""
+        return (
+            f"to give rows the keys that they had takes rights that {who} does not have: {'; '.join(lacking)}. Name "
+            f"somebody who has: --admin DSN, or {self._system.upper()}_ADMIN_DSN in the environment"
+        )
 
     # what is read -------------------------------------------------------------------------------------------------------------------
 
@@ -171,8 +203,7 @@ class Rebuild:
     def _foresee(self, ends: dict[Partition, tuple[int, int]], limit: int) -> Report:
         report = Report(self._system, "dry run", foretold=Foretold(limit))
         assert report.foretold is not None
-        connection, _ = open_session(self._system, self._settings, f"concord rebuild {self._system}", None)
-        with connection:
+        with self._session(None) as connection:
             sight = Foresight(connection, self._pipeline, self._system, self._decode)
             for tasks in self._tasks(ends):
                 report.foretold.add(sight.foresee(tasks))
@@ -186,29 +217,19 @@ class Rebuild:
         report = Report(self._system, "done")
         stuck: dict[tuple[str, str], dict[str, str]] = {}
         with ExitStack() as closing:
-            target = _Target(self._pipeline, self._system, self._decode, closing)
+            target = _Target(lambda: self._session(0), self._pipeline, self._system, self._decode, closing)
             for tasks in self._tasks(ends):
                 outcome = wiring.patiently(f"rebuilding {self._system}", partial(target.apply, tasks))
                 _take(outcome, report, stuck)
                 self._looked_at(report, tasks)
             while (outcome := wiring.patiently(f"rebuilding {self._system}", target.sweep)).wrote:
                 _take(outcome, report, stuck)
-        self._move_sequences(report, stuck)
+            report.sequences = sequences_behind(target.connection, self._pipeline, self._system)
+            move_sequences(target.connection, report.sequences)
         report.stuck = list(stuck.values())[:limit]
         report.counts["waits"] = sum(one["what"] == "waits" for one in stuck.values())
         report.counts["dead"] = sum(one["what"] == "dead letter" for one in stuck.values())
         return report
-
-    def _move_sequences(self, report: Report, stuck: dict[tuple[str, str], dict[str, str]]) -> None:
-        """As the login: the role that writes rows need not own sequences."""
-        with wiring.session(self._pipeline.config, self._system, as_role=False) as connection:
-            report.sequences = sequences_behind(connection, self._pipeline, self._system)
-            for name, highest in report.sequences.items():
-                try:
-                    move_sequences(connection, {name: highest})
-                except UnfitDatabase as error:
-                    mend = f"{error}; as its owner: SELECT setval('{name}', {highest})"
-                    stuck["sequence", name] = {"entity": "sequence", "link": name, "what": "not moved", "why": mend}
 
     def _looked_at(self, report: Report, tasks: Sequence[Task]) -> None:
         report.things += len(tasks)
@@ -253,14 +274,13 @@ class Rebuild:
 class _Target:
     """The database, connected anew when the line breaks."""
 
-    def __init__(self, pipeline: Pipeline, system: str, decode: GoldenDecoder, closing: ExitStack) -> None:
-        self._pipeline, self._system, self._decode, self._closing = pipeline, system, decode, closing
+    def __init__(self, connect: Connect, pipeline: Pipeline, system: str, decode: GoldenDecoder, closing: ExitStack) -> None:
+        self._connect, self._pipeline, self._system, self._decode, self._closing = connect, pipeline, system, decode, closing
         self._applier: Applier | None = None
         self.connection = self._connected()
 
     def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
-        settings = self._pipeline.config.systems[self._system]
-        connection, _ = open_session(self._system, settings, f"concord rebuild {self._system}", 0)
+        connection = self._connect()
         self._closing.callback(connection.close)
         self._applier = Applier(connection, self._pipeline, self._system, self._decode, anew=True)
         return connection

@@ -523,6 +523,8 @@ class _AtNode:
         if raw is not None:
             held_v = orjson.loads(raw)["v"]
             if message["v"] <= held_v:
+                if message["v"] == held_v:
+                    self._tell(True, cause)  # answer
                 return  # position
             held_at = held_v.partition(",")[0]
         elif member in gone:

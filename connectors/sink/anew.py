@@ -23,9 +23,10 @@ from connectors.postgres import translated
 from connectors.sink.apply import Applier, _Run
 from connectors.sink.part_rows import Op
 from connectors.sink.plan import Decision, Name, Task, There, Thing, Wave, Write, coalesced, held_values
+from schemas.catalog import Table
 from schemas.change import Canonical
 from schemas.golden import GoldenRecord
-from schemas.mapping import Binding, Pipeline
+from schemas.mapping import Pipeline
 
 
 def as_lost(record: GoldenRecord, system: str) -> GoldenRecord | None:
@@ -66,8 +67,7 @@ class Foresight(Applier):
         run = _Run(There(self._system))
         self._alone("BEGIN")
         try:
-            if not concord_schema.version(self._conn):
-                concord_schema.ensure(self._conn)  # for this transaction
+            self._without_schema()
             self._load(run, wanted)
             self._stand_in(self._made, run.there)
             self._look_for_holders(run)
@@ -75,7 +75,16 @@ class Foresight(Applier):
         finally:
             self._rollback()
         self._made.update(self._rows_of(wave))
-        return self._told(wave, run.there)
+        return self._told(wave, run)
+
+    def _without_schema(self) -> None:
+        """Where there is no schema `concord`, one for this transaction."""
+        if not concord_schema.version(self._conn):
+            threshold, self._conn.prepare_threshold = self._conn.prepare_threshold, None  # several statements at once
+            try:
+                concord_schema.ensure(self._conn)
+            finally:
+                self._conn.prepare_threshold = threshold
 
     def _looked(self, run: _Run) -> Wave:
         """Wave by wave, each with what those before it would have brought."""
@@ -107,9 +116,10 @@ class Foresight(Applier):
             for name in names:
                 there.names.setdefault(name, link)
 
-    def _told(self, wave: Wave, there: There) -> list[Foreseen]:
+    def _told(self, wave: Wave, run: _Run) -> list[Foreseen]:
+        there = run.there
         entered = {(entity, link) for (entity, _, _), (link, _) in there.register.items()}
-        told = [self._of_write(write, there) for write in wave.writes]
+        told = [self._of_write(write, run) for write in wave.writes]
         told += [self._named(park.task, "waits", why=park.reason) for park in (*wave.parks, *(wait.instead for wait in wave.waits))]
         told += [self._named(dead.task, "dead", why=dead.error) for dead in wave.deads]
         for end in wave.ends:
@@ -122,34 +132,52 @@ class Foresight(Applier):
         record = task.record
         return Foreseen(record.entity, record.link, self._system, what, key or record.keys.get(self._system), why=why)
 
-    def _of_write(self, write: Write, there: There) -> Foreseen:
-        record = write.task.record
+    def _of_write(self, write: Write, run: _Run) -> Foreseen:
+        record, there = write.task.record, run.there
         binding = self._pipeline.entities[record.entity].bindings[self._system]
         row = None if write.key is None else there.rows.get((record.entity, write.key))
         held = {} if row is None else held_values(binding, row)
         plain = {name: value if isinstance(value, str | bool) else None for name, value in held.items()}
-        told = self._named(write.task, str(write.op), write.key)
+        again = "it is a dead letter there now, and would be tried again" if write.task.thing in run.dead_before else ""
+        told = self._named(write.task, str(write.op), write.key, again)
         if write.op is Op.DELETE:
             return replace(told, fields={name: (value, None) for name, value in plain.items()})
         return replace(told, fields={name: (plain.get(name), value) for name, value in write.values.items()})
 
 
 def sequences_behind(conn: psycopg.Connection[Any], pipeline: Pipeline, system: str) -> dict[str, int]:
-    """Sequences of key columns that would give a key that is taken → the highest key there is."""
+    """Sequences of key columns that would give a key that is taken → the highest key there is. Those that we may read."""
     behind = {}
-    for table, column in _keys_made_by_sequences(pipeline.tables(system)):
-        name = sql.Identifier(table.schema, table.name)
+    for table, column, sequence in _numbered_keys(conn, pipeline, system):
+        asked = sql.SQL("SELECT (SELECT max({column})::bigint FROM {table}), last_value FROM {sequence}").format(
+            column=sql.Identifier(column), table=sql.Identifier(table.schema, table.name), sequence=sql.SQL(sequence)
+        )
         with translated(f"reading the sequence of {table}"):
-            told = conn.execute("SELECT pg_get_serial_sequence(%s, %s)", (name.as_string(), column)).fetchone()
-            if told is None or told[0] is None:
-                continue
-            asked = sql.SQL("SELECT (SELECT max({column})::bigint FROM {table}), last_value FROM {sequence}").format(
-                column=sql.Identifier(column), table=name, sequence=sql.SQL(told[0])
-            )
-            highest, last = conn.execute(asked).fetchone() or (None, None)
+            may = conn.execute("SELECT has_sequence_privilege(%s, 'SELECT')", (sequence,)).fetchone()
+            highest, last = (conn.execute(asked).fetchone() or (None, None)) if may is not None and may[0] else (None, None)
         if highest is not None and last is not None and highest > last:
-            behind[told[0]] = highest
+            behind[sequence] = highest
     return behind
+
+
+def rights_lacking(conn: psycopg.Connection[Any], pipeline: Pipeline, system: str) -> list[str]:
+    """What the session may not do and a rebuild has to: give rows their keys, move the sequences of keys."""
+    lacking = []
+    for table in {str(binding.table): binding.table for binding in pipeline.tables(system)}.values():
+        name = sql.Identifier(table.schema, table.name).as_string()
+        with translated(f"asking for the rights in {table}"):
+            for column in table.primary_key:
+                may = conn.execute("SELECT has_column_privilege(%s, %s, 'INSERT')", (name, column)).fetchone()
+                if may is None or not may[0]:
+                    lacking.append(f"INSERT ({column}) on {table}")
+    for _, _, sequence in _numbered_keys(conn, pipeline, system):
+        with translated(f"asking for the rights in {sequence}"):
+            may = conn.execute(
+                "SELECT has_sequence_privilege(%s, 'SELECT') AND has_sequence_privilege(%s, 'UPDATE')", [sequence] * 2
+            ).fetchone()
+        if may is None or not may[0]:
+            lacking.append(f"SELECT and UPDATE on sequence {sequence}")
+    return lacking
 
 
 def move_sequences(conn: psycopg.Connection[Any], behind: Mapping[str, int]) -> None:
@@ -159,10 +187,12 @@ def move_sequences(conn: psycopg.Connection[Any], behind: Mapping[str, int]) -> 
             conn.execute("SELECT setval(%s::regclass, %s)", (name, highest))
 
 
-def _keys_made_by_sequences(bindings: Iterable[Binding]) -> Iterable[tuple[Any, str]]:
-    """Whole-number key columns of root tables."""
-    for table in {str(binding.table): binding.table for binding in bindings}.values():
+def _numbered_keys(conn: psycopg.Connection[Any], pipeline: Pipeline, system: str) -> Iterable[tuple[Table, str, str]]:
+    """Key columns of root tables with the sequences that number them, quoted."""
+    for table in {str(binding.table): binding.table for binding in pipeline.tables(system)}.values():
         for column in table.primary_key:
-            described = table.column(column)
-            if described is not None and described.base in ("smallint", "integer", "bigint"):
-                yield table, column
+            name = sql.Identifier(table.schema, table.name).as_string()
+            with translated(f"looking for the sequence of {table}"):
+                told = conn.execute("SELECT pg_get_serial_sequence(%s, %s)", (name, column)).fetchone()
+            if told is not None and told[0] is not None:
+                yield table, column, str(told[0])

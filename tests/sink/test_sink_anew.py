@@ -61,6 +61,14 @@ def anew(world: World, applier: Applier, records: list[GoldenRecord]) -> Outcome
     return applier.apply(Batch([replace(world.task(record), anew=True) for record in lost(world, records)]))
 
 
+def operator(world: World) -> Applier:
+    """The administrator's: the pipeline's login may not give keys."""
+    conn = connect(world.dsn, PLANNING, "test")
+    world.conns.append(conn)
+    hold_origin(conn, world.erp, 0)
+    return Applier(conn, world.pipeline, world.erp, GoldenDecoder(world.codec), anew=True)
+
+
 def foresee(world: World, records: list[GoldenRecord]) -> list[Foreseen]:
     conn = connect(world.dsn, PLANNING, "test")
     world.conns.append(conn)
@@ -92,7 +100,7 @@ def test_an_empty_database_gets_every_row_back_under_its_key_and_number(world: W
     assert set(foretold.values()) == {("insert", str(row[0])) for table in before for row in table}
     assert world.rows("SELECT to_regnamespace('concord')") == [None], "a dry run leaves nothing behind"
     concord_schema.ensure(world.sql)
-    outcome = anew(world, world.applier(), golden)
+    outcome = anew(world, operator(world), golden)
     assert (len(outcome.wrote), outcome.parks, outcome.deads) == (5, [], [])
     assert kept(world) == before
     behind = sequences_behind(world.sql, world.pipeline, world.erp)
@@ -113,7 +121,7 @@ def test_a_backup_of_yesterday_gets_what_was_done_since(world: World, golden: li
     assert foretold[coil.link][0] == "delete"
     assert foretold[bolt.link] == ("ours", {}), "its number was applied by no sink: the database made it"
     ids = world.rows("SELECT id FROM erp.partner WHERE tax_id IN ('DE1', 'DE2') ORDER BY id")
-    anew(world, world.applier(), now)
+    anew(world, operator(world), now)
     assert world.rows('SELECT legal_name, "limit"::text FROM erp.partner ORDER BY id') == [("Acme", "10"), ("Bolt", "10")]
     assert world.rows("SELECT id FROM erp.partner ORDER BY id") == ids
     assert world.rows('SELECT mail FROM erp."user" ORDER BY mail') == ["a@x", "b@x"]
@@ -128,7 +136,7 @@ def test_what_was_applied_later_is_not_made_older(world: World, golden: list[Gol
     )
     assert world.rows("SELECT legal_name FROM erp.partner WHERE tax_id = 'DE1'") == ["Newer"]
     world.sql.execute("UPDATE erp.partner SET town = 'Elsewhere'")
-    anew(world, world.applier(), golden)
+    anew(world, operator(world), golden)
     assert world.rows("SELECT legal_name, town FROM erp.partner WHERE tax_id = 'DE1'") == [("Newer", "Ulm")]
 
 
@@ -144,7 +152,7 @@ def test_a_key_that_another_thing_has_taken_since_is_for_a_person(world: World, 
     )
     (told,) = [one for one in foresee(world, golden) if one.what == "dead"]
     assert "may have become another thing's" in told.why
-    outcome = anew(world, world.applier(), golden)
+    outcome = anew(world, operator(world), golden)
     assert [(dead.task.record.link, dead.code) for dead in outcome.deads] == [(golden[0].link, "key_taken")]
     assert world.rows("SELECT legal_name FROM erp.partner WHERE id = %s", key) == ["Intruder"]
     assert world.rows("SELECT count(*) FROM concord.key WHERE system = %s AND key = %s", world.erp, str(key)) == [0]
@@ -159,9 +167,7 @@ def test_what_waits_for_a_row_that_comes_in_a_later_batch_gets_its_old_key_too(w
     golden = settled(world, child, parent)
     before = kept(world)
     world.sql.execute("TRUNCATE concord.key, concord.link, erp.partner RESTART IDENTITY CASCADE")
-    conn = world.connection()
-    hold_origin(conn, world.erp, 0)
-    applier = Applier(conn, world.pipeline, world.erp, GoldenDecoder(world.codec), anew=True)
+    applier = operator(world)
     assert [park.task.record.link for park in anew(world, applier, golden[:1]).parks] == [child.link]
     assert len(anew(world, applier, golden[1:]).wrote) == 2
     assert kept(world) == before
