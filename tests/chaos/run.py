@@ -44,6 +44,7 @@ NAME = "chaos"
 SNAPSHOT_SECONDS, SETTLE_SECONDS, QUIET_SECONDS = 400.0, 300.0, 3.0
 ROWS_A_SECOND = 100  # of a bulk transaction, on a slow machine
 PROBE_SECONDS = 0.25
+STRIKE_SECONDS = 10.0  # how long a fault waits for something that it can strike
 HISTORIES = 60  # of things that went wrong, at most
 
 
@@ -267,7 +268,11 @@ class Run:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     application.process.wait(STOP_SECONDS)
             stopping.pop_all()
-            self.outcome.applications = [application.end() for application in applications]
+            for application in applications:
+                try:
+                    self.outcome.applications.append(application.end())
+                except DemoError as error:  # it is no part of what is judged, and what it had committed is
+                    say(self.console, f"seed {options.seed}: {error}, see {self.folder}")
         stopped = time.monotonic()
         say(self.console, f"people have stopped after {len(self.outcome.struck)} faults; waiting until nothing is in flight")
         self._ensure_up()
@@ -315,7 +320,7 @@ class Run:
     def _strike(self, fault: Fault) -> None:
         struck = Struck(fault, time.monotonic(), time.monotonic())
         try:
-            struck.effect = STRIKES[fault.kind](self.world, fault)
+            struck.effect = self._struck(fault)
         except Broken as error:
             struck.effect = str(error)
             self.outcome.broken.append(f"{fault.kind} ({fault.target}): {error}")
@@ -326,6 +331,17 @@ class Run:
         struck.at = time.monotonic()
         self.outcome.struck.append(struck)
 
+    def _struck(self, fault: Fault) -> str:
+        """What was seen to happen. Raises Missed when there was nothing to strike within STRIKE_SECONDS: a part is started again, say."""
+        deadline = time.monotonic() + STRIKE_SECONDS
+        while True:
+            try:
+                return STRIKES[fault.kind](self.world, fault)
+            except Missed:
+                if time.monotonic() > deadline:
+                    raise
+            self._stopping.wait(0.25)
+
     def _log(self, line: str) -> None:
         with (self.folder / "faults.log").open("a") as log:
             log.write(f"{time.strftime('%H:%M:%S', time.gmtime())} {line}\n")
@@ -335,7 +351,12 @@ class Run:
     def _judge(self) -> None:
         with self._databases() as databases:
             before = {side: truth.counts(conn, side)[1] for side, conn in databases.items()}
-            self.outcome.verdict = verdict = truth.judge(databases["crm"], databases["erp"])
+            verdict = truth.judge(databases["crm"], databases["erp"])
+            if self.outcome.stuck:  # what is in flight is neither lost nor wrong; its histories say where it stands
+                self.outcome.verdict = truth.Verdict(verdict.changes, verdict.writes)
+                self.outcome.stories = self._histories(databases, verdict)
+                return
+            self.outcome.verdict = verdict
             time.sleep(QUIET_SECONDS)  # nothing may happen any more: only time can tell
             for side, conn in databases.items():
                 conn.rollback()

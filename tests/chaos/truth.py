@@ -55,20 +55,23 @@ def install(conn: psycopg.Connection[Any], side: str) -> None:
                 [f'public."{table}"'],
             ).fetchall()
         ]
-        named, olds, news = (", ".join(f"{of}{column}" for column in columns) for of in ("", "OLD.", "NEW."))
+        named, row = (", ".join(f"{of}{column}" for column in columns) for of in ("", "($3)."))
         conn.execute(
             f"""
             CREATE TABLE referee."{table}" AS
                 SELECT nextval('referee.seq') AS "#", clock_timestamp() AS "@", pg_current_xact_id() AS "xid", false AS "ours",
                        'r'::text AS "op", t.* FROM public."{table}" t;
             ALTER TABLE referee."{table}" ALTER "@" SET DEFAULT clock_timestamp(), ALTER "xid" SET DEFAULT pg_current_xact_id();
-            CREATE FUNCTION referee."on_{table}"() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+            -- EXECUTE: a plan that is kept does not outlive another fault's DDL
+            CREATE FUNCTION referee."on_{table}"() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+            DECLARE
+                noting text := 'INSERT INTO referee."{table}" ("#", "ours", "op", {named}) SELECT nextval(''referee.seq''), $1, $2, {row}';
+                ours boolean := pg_replication_origin_session_is_setup();
+            BEGIN
                 IF TG_OP = 'DELETE' THEN
-                    INSERT INTO referee."{table}" ("#", "ours", "op", {named}) VALUES
-                        (nextval('referee.seq'), pg_replication_origin_session_is_setup(), 'd', {olds});
+                    EXECUTE noting USING ours, 'd', OLD;
                 ELSE
-                    INSERT INTO referee."{table}" ("#", "ours", "op", {named}) VALUES
-                        (nextval('referee.seq'), pg_replication_origin_session_is_setup(), lower(left(TG_OP, 1)), {news});
+                    EXECUTE noting USING ours, lower(left(TG_OP, 1)), NEW;
                 END IF;
                 RETURN NULL;
             END $$;
