@@ -14,6 +14,8 @@ This is the one part of `schemas` that does I/O.
 from __future__ import annotations
 
 import hashlib
+import importlib
+import importlib.util
 import json
 import logging
 import threading
@@ -314,7 +316,6 @@ class ConfluentRegistry:
 
     def _asked(self, doing: str, ask: Callable[[], Any]) -> Any:
         from confluent_kafka.schema_registry.error import SchemaRegistryError
-        from httpx import HTTPError
 
         try:
             return ask()
@@ -325,8 +326,15 @@ class ConfluentRegistry:
             if error.http_status_code >= 500 or error.http_status_code in (408, 429):
                 raise Retriable(message) from error
             raise Refused(message, str(error.error_code)) from error
-        except HTTPError as error:
+        except _http_error() as error:
             raise Retriable(f"{doing} at {self._url}: {error!r}") from error
+
+
+def _http_error() -> type[Exception]:
+    """What confluent-kafka's HTTP client raises when the registry does not answer: httpx's, since 2.16.1 httpx2's."""
+    client = "httpx2" if importlib.util.find_spec("httpx2") is not None else "httpx"
+    found: type[Exception] = importlib.import_module(client).HTTPError
+    return found
 
 
 class _KafkaConfig(Protocol):
