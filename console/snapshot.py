@@ -128,6 +128,8 @@ def ask(config: Config, system: str, text: str, conditions: Sequence[str] = (), 
 
     Raises Unaskable, or UnfitDatabase when it is too early for that.
     """
+    if config.source == "debezium":
+        raise Unaskable("Debezium reads the logs here, and has its own way: an execute-snapshot signal (docs/debezium.md)")
     name = table_of(config, system, text)
     with wiring.session(config, system) as conn:
         table = _described(conn, system, name)

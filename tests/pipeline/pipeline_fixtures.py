@@ -140,6 +140,8 @@ class RunningPipeline:
             told += f"registry: {{url: {APICURIO}/apis/ccompat/v7}}\n"
         self.file.write_text(config.format(name=name, kafka=kafka, state=folder / "run") + told)
         self.env = {**os.environ, "CRM_DSN": our_login(crm_dsn), "ERP_DSN": our_login(erp_dsn), "CONCORD_HOME": str(HOME)}
+        if self.source == "debezium":
+            self.env["JDK_JAVA_OPTIONS"] = "-XX:TieredStopAtLevel=1"  # Kafka Connect is started again and again here: start quickly
         self._granted = False
         self.db = {system: psycopg.connect(dsn, autocommit=True) for system, dsn in self.dsn.items()}
         self.process: subprocess.Popen[bytes] | None = None
@@ -192,7 +194,8 @@ class RunningPipeline:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-60:]) if self.log.exists() else ""
 
     def settle(self, seconds: int = 60) -> dict[str, Any]:
-        """Waits until nothing is in flight anywhere."""
+        """Waits until nothing is in flight anywhere; for a Java that is being started again as well."""
+        seconds = max(seconds, 150) if self.source == "debezium" else seconds
         status: dict[str, Any] = self.concord("status", "--wait", str(seconds), expect=None)
         assert status["settled"], json.dumps(status, indent=1) + self.tail()
         return status
