@@ -53,6 +53,14 @@ def ended(process: psutil.Process) -> bool:
         return True
 
 
+def supervising(world: World) -> psutil.Process:
+    """The supervisor, once it holds the lock and so takes signals. Raises Missed."""
+    supervisor = part(world, "supervisor")
+    if not seen(lambda: read_json(world.concord.run_dir / "up.json").get("pid") == supervisor.pid, RUNNING_SECONDS):
+        raise Missed(f"the supervisor, pid {supervisor.pid}, was still starting")
+    return supervisor
+
+
 def _signalled(process: psutil.Process, number: signal.Signals) -> None:
     try:
         process.send_signal(number)
@@ -109,7 +117,7 @@ def kill_supervisor(world: World, fault: Fault) -> str:
 
 def stop_supervisor(world: World, fault: Fault) -> str:
     with world.lock("supervisor"):
-        supervisor = part(world, "supervisor")
+        supervisor = supervising(world)
         left = supervisor.children(recursive=True)
         began = time.monotonic()
         try:
@@ -126,7 +134,7 @@ def stop_supervisor(world: World, fault: Fault) -> str:
 def second_supervisor(world: World, fault: Fault) -> str:
     """It must be refused for as long as the first one runs."""
     with world.lock("supervisor"):
-        first = part(world, "supervisor")
+        first = supervising(world)
         second = start(world.concord.command("up"), {**world.concord.environment, SUPERVISED: "1"}, world.folder / "second.log")
         try:
             second.wait(REFUSED_SECONDS)
