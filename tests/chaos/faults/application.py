@@ -21,7 +21,7 @@ PROBED = {
     "crm": "SELECT id FROM account WHERE vat_number LIKE 'PROBE-%'",
     "erp": "SELECT id FROM business_partner WHERE tax_id LIKE 'PROBE-%'",
 }
-MET_SECONDS, DEADLOCK_SECONDS = 15.0, 30.0
+MET_SECONDS, DEADLOCK_SECONDS = 15.0, 45.0
 
 # Sessions of sinks that wait for one of ours.
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'concord sink%%' AND %s = ANY (pg_blocking_pids(pid))"
@@ -75,7 +75,7 @@ def _try_to_deadlock(world: World, here: str, watch: Connection, away: Connectio
         conn.execute(f"SELECT 1 FROM {table} WHERE {match} = %s FOR UPDATE".encode(), [world.rng.choice(shared)])
         called = f"+49 {world.rng.randint(10**6, 10**7)}"
         away.execute(f"UPDATE {there} SET {phone} = %s WHERE {match_there} = ANY (%s)".encode(), [called, shared])
-        if seen(lambda: _waits(watch, conn), 3):
+        if seen(lambda: _waits(watch, conn), MET_SECONDS):
             conn.execute(f"SELECT 1 FROM {table} WHERE {match} = ANY (%s) FOR UPDATE".encode(), [shared])
 
 
