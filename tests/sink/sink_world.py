@@ -139,6 +139,10 @@ class World:
     def connection(self) -> psycopg.Connection[Any]:
         return self._connect(self.ours)
 
+    def application(self) -> psycopg.Connection[Any]:
+        """A session of who has the tables."""
+        return self._connect(self.dsn)
+
     def _connect(self, dsn: str) -> psycopg.Connection[Any]:
         conn = connect(dsn, PLANNING, application="test")
         self.conns.append(conn)

@@ -30,11 +30,10 @@ def somebody_waits_for(world: World, holder: psycopg.Connection[tuple[object, ..
 
 
 def test_a_deadlock_with_the_application_asks_for_another_try(world: World) -> None:
-    applier, application = world.applier(), world.connection()
+    applier, application = world.applier(), world.application()
     world.apply(applier, world.customer("c1"), world.customer("c2", tax_id="DE2"))
     records = renamed(world)
-    applier._conn.execute("SET deadlock_timeout = '300ms'")
-    application.execute("SET deadlock_timeout = '1min'")  # the sink looks first, and is the one that the server ends
+    application.execute("SET deadlock_timeout = '1min'")  # the sink looks first, after a second, and is the one that the server ends
     with ThreadPoolExecutor(1) as beside, application.transaction():
         application.execute("SELECT FROM erp.partner WHERE tax_id = 'DE2' FOR UPDATE")
         applying = beside.submit(applier.apply, Batch([world.task(record) for record in records]))
@@ -48,7 +47,7 @@ def test_a_deadlock_with_the_application_asks_for_another_try(world: World) -> N
 
 
 def test_where_transactions_are_serializable_by_default_a_row_that_changed_meanwhile_asks_for_another_try(world: World) -> None:
-    applier, application = world.applier(), world.connection()
+    applier, application = world.applier(), world.application()
     world.apply(applier, world.customer("c1"), world.customer("c2", tax_id="DE2"))
     records = renamed(world)
     applier._conn.execute("SET default_transaction_isolation = 'serializable'")
