@@ -2,7 +2,9 @@
 
     meta         version of this schema: how many of `MIGRATIONS` have run
     key          the crosswalk: which row of which system is which thing. Entries are marked gone, never deleted: a replayed old
-                 event must find its link
+                 event must find its link. `live`: the one row of this database's own system that is the thing; unique, so that of
+                 a sink and of intake, which both write here, one is first. `heard`: not of an entry of intake's that the sink has yet
+                 to hear of in a golden record
     link         per thing, what the sink has applied (version per field), wrote last (value per field), and what came back other
                  than it was written
     progress     per partition of a golden topic, the next offset to apply (I2)
@@ -131,7 +133,13 @@ BEGIN
 END $$;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, SNAPSHOT, REQUESTS, _DECISIONS, _MENDS, LOSSES)
+# At most one live row of a thing in this database. A program before this one leaves `live` and `heard` as they are.
+_ONE_ROW = """
+ALTER TABLE concord.key ADD COLUMN live boolean NOT NULL DEFAULT false, ADD COLUMN heard boolean NOT NULL DEFAULT true;
+CREATE UNIQUE INDEX key_live ON concord.key (entity, system, link) WHERE live;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, SNAPSHOT, REQUESTS, _DECISIONS, _MENDS, LOSSES, _ONE_ROW)
 LATEST = len(MIGRATIONS)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from schemas.change import row_name
+from streams.rows import name_again
 
 Owner = dict[str, Any]
 Claim = dict[str, Any]
@@ -55,6 +56,8 @@ def on_claim(owner: Owner | None, message: Claim) -> Decided:
             mine["waiting"] = known["waiting"]  # the same refusal again
         elif mine["link"] == message["not"] and mine["slots"].get(message["system"]) == message["key"]:
             del mine["slots"][message["system"]]
+            if not mine["slots"] and mine["link"] == row_name(message["system"], message["key"]):
+                mine["free"] = True  # the value was nobody's: its thing was named after this row
             mine["waiting"] = [*mine["waiting"], {**message, "op": "claim"}]
     else:
         _let_go(mine, message)
@@ -104,11 +107,18 @@ def _takes(mine: Owner, claim: Claim) -> bool:
     elif mine["link"] is None or mine["free"]:
         if link is None and not claim["born"]:
             return False
-        mine["link"], mine["left"], mine["free"] = link or row_name(system, key), {}, False
+        mine["link"], mine["left"], mine["free"] = link or _new_name(claim), {}, False
     elif link is not None or system in mine["left"] or mine["slots"].get(system, key) != key:
         return False
     mine["slots"][system] = key
     return True
+
+
+def _new_name(claim: Claim) -> str:
+    """What a thing is called that this row is the first of: after the row, unless that is another thing's name already."""
+    system, key = claim["system"], claim["key"]
+    name = row_name(system, key)
+    return name if claim.get("not") != name else name_again(system, key, claim["at"])
 
 
 def _same_row(claim: Claim, message: Claim) -> bool:

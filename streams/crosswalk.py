@@ -1,7 +1,9 @@
-"""The crosswalk, as the streams read it: `concord.key` in each system's database says which thing a row is.
+"""The crosswalk, as the streams use it: `concord.key` in each system's database says which thing a row is.
 
-Sinks write it: a system's own rows in the transaction that creates or adopts them, the other systems' as golden records tell. An entry
-never changes and is never deleted, so what has been read is kept.
+A system's own rows get there by a sink, in the transaction that creates or adopts them, or by intake, before it uses the first link of a
+row that somebody else made: whoever is first, the database lets one link of a row and one row of a thing be in force (docs/decisions/0028).
+The other systems' rows get there as golden records tell. An entry's link never changes and no entry is ever deleted, so what has been read
+is kept.
 
 An event can be read from the log before its transaction can be seen by a query (docs/decisions/0008): whoever concludes something from an
 entry that is not there first waits for the event's transaction, `await_visible`.
@@ -24,7 +26,10 @@ from schemas.mapping import Binding, Pipeline
 
 logger = logging.getLogger(__name__)
 
+RowId = tuple[str, str]  # (entity, key) of a row of one system
+
 QUERY_SECONDS = 10.0
+TAKE_TRIES = 5  # of a row's first link, while sinks and users make and take away other rows of its thing
 VISIBLE_SECONDS = 5.0  # a commit that is in the log is visible within milliseconds, unless it waits for a synchronous standby
 LOOK_SECONDS = 0.002, 0.05  # between two looks whether it is: the first, the longest
 KEPT_NAMES = 500_000  # row names whose link is remembered: some 100 MB
@@ -39,7 +44,29 @@ SELECT k.entity, k.system, k.key, k.link
 FROM unnest(%s::text[], %s::text[], %s::text[]) AS q (entity, system, key)
 JOIN concord.key k ON k.entity = q.entity AND k.system = q.system AND k.key = q.key
 """
-_OTHERS = "SELECT key FROM concord.key WHERE entity = %s AND system = %s AND link = %s AND key <> %s AND NOT gone"
+_TAKE = """
+INSERT INTO concord.key (entity, system, key, link, live, heard)
+SELECT q.entity, q.system, q.key, q.link, true, false
+FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS q (entity, system, key, link)
+WHERE NOT EXISTS (
+    SELECT FROM concord.key k
+    WHERE k.entity = q.entity AND k.system = q.system AND k.link = q.link AND k.key <> q.key AND NOT k.gone
+      AND (k.entity, k.key) NOT IN (SELECT * FROM unnest(%s::text[], %s::text[])))
+ORDER BY q.entity, q.system, q.key
+ON CONFLICT DO NOTHING RETURNING entity, key, link
+"""
+_IN_FORCE = """
+SELECT q.entity, q.key, k.link, o.key FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS q (entity, system, key, link)
+LEFT JOIN concord.key k ON k.entity = q.entity AND k.system = q.system AND k.key = q.key
+LEFT JOIN concord.key o
+    ON k.link IS NULL AND o.entity = q.entity AND o.system = q.system AND o.link = q.link AND o.key <> q.key AND NOT o.gone
+"""
+# Not gone: should its delete never be read, the source must still find that it is missing.
+_LEFT = """
+UPDATE concord.key k SET live = false
+FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS q (entity, system, key, link)
+WHERE k.entity = q.entity AND k.system = q.system AND k.key = q.key AND k.link = q.link AND k.live RETURNING k.key
+"""
 _SNAPSHOT = "SELECT q.xid, age(q.xid::xid) > 0, pg_current_snapshot()::text FROM unnest(%s::text[]) AS q (xid)"
 
 
@@ -61,6 +88,11 @@ def _words(error: Exception) -> str:
     if isinstance(error, psycopg.Error) and error.sqlstate and error.sqlstate[:2] in ("21", "22", "23", "44", "P0"):
         return f"{type(error).__name__} [{error.sqlstate}]"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _arrays(system: str, links: Mapping[RowId, str]) -> tuple[list[str], ...]:
+    """(entity, key) → link, as the arrays of entities, systems, keys and links."""
+    return [entity for entity, _ in links], [system] * len(links), [key for _, key in links], list(links.values())
 
 
 class Session:
@@ -145,19 +177,54 @@ class Crosswalk:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LOOK_SECONDS[1])
 
-    async def another_row(self, binding: Binding, link: str, key: str) -> bool:
-        """Whether the thing has a row in this system's table already, another than `key`. Raises Retriable."""
-        session = self._sessions[binding.system]
-        others = [other for (other,) in await session.query(_OTHERS, (binding.entity, binding.system, link, key))]
-        for other in others:
-            values = binding.key_values(other)
-            statement = sql.SQL("SELECT 1 FROM {} WHERE {}").format(
-                _named(binding.table.schema, binding.table.name),
-                sql.SQL(" AND ").join(sql.SQL("{}::text = %s").format(_named(column)) for column in values),
-            )
-            if await session.query(statement, list(values.values())):
-                return True
-        return False
+    async def take(
+        self, system: str, wanted: Mapping[RowId, str], bindings: Mapping[str, Binding], xids: Mapping[RowId, set[int]]
+    ) -> dict[RowId, str | None]:
+        """Puts the first links of rows in force: (entity, key) → the link that the row has now. That is the wanted one; or another that a
+        sink gave it first; or None, when the thing has another row in this system, which is there and counts.
+
+        `xids`: of the transactions that the row came with; the other row may have gone in one of them. Raises Retriable.
+        """
+        session, in_force, waiting = self._sessions[system], dict[RowId, str | None](), dict(wanted)
+        left = dict[RowId, str]()  # other rows of these things that are not there, or do not count
+        for _ in range(TAKE_TRIES):
+            if not waiting:
+                return in_force
+            won = await session.query(_TAKE, (*_arrays(system, waiting), [entity for entity, _ in left], [key for _, key in left]))
+            in_force |= {(entity, key): link for entity, key, link in won}
+            waiting = {row: link for row, link in waiting.items() if row not in in_force}
+            for entity, key, link, other in await session.query(_IN_FORCE, _arrays(system, waiting)) if waiting else ():
+                row = entity, key
+                if link is not None:
+                    in_force[row] = link
+                elif other is not None and await self._counts(bindings[entity], other, xids.get(row, set())):
+                    in_force[row] = None
+                elif other is not None:
+                    left[entity, other] = wanted[row]
+            if left:
+                await session.query(_LEFT, _arrays(system, left))
+            waiting = {row: link for row, link in waiting.items() if row not in in_force}
+        if waiting:
+            raise Retriable(f"{system}: which things {', '.join(sorted({entity for entity, _ in waiting}))} are keeps changing")
+        return in_force
+
+    async def _counts(self, binding: Binding, key: str, xids: set[int]) -> bool:
+        """Whether a row is there and in scope, also once these transactions are seen. Raises Retriable."""
+        if not await self._counts_now(binding, key):
+            return False
+        await self.await_visible(binding.system, xids)
+        return not xids or await self._counts_now(binding, key)
+
+    async def _counts_now(self, binding: Binding, key: str) -> bool:
+        values = binding.key_values(key)
+        columns = sorted(binding.needed) if not binding.parts else list(values)
+        statement = sql.SQL("SELECT {} FROM {} WHERE {}").format(
+            sql.SQL(", ").join(sql.SQL("{}::text").format(_named(column)) for column in columns),
+            _named(binding.table.schema, binding.table.name),
+            sql.SQL(" AND ").join(sql.SQL("{}::text = %s").format(_named(column)) for column in values),
+        )
+        found = await self._sessions[binding.system].query(statement, list(values.values()))
+        return bool(found) and (bool(binding.parts) or binding.in_scope(dict(zip(columns, found[0], strict=True))))
 
     async def learn(self, names: Iterable[tuple[str, str]]) -> None:
         """Look up the things of (entity, row name)s that are not known yet, so that `same_thing` can tell. Never fails."""

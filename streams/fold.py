@@ -258,7 +258,8 @@ def folded(standing: Entry | None, write: Write, unsaid: bool = False) -> Entry:
         if latest:
             return (value, top_hlc, top_rank, 1, won_hlc, won_rank, count + 1, system, position)
         return (stands, top_hlc, top_rank, 1, won_hlc, won_rank, count + 1, by, since)
-    if (owned, hlc, rank) > (was_owned, won_hlc, won_rank):
+    mine, standing_one = (owned, hlc, rank), (was_owned, won_hlc, won_rank)
+    if mine > standing_one or (mine == standing_one and system == by and position > since):  # of two rows first seen there: the later one
         return (value, top_hlc, top_rank, owned, hlc, rank, count + 1, system, position)
     return (stands, top_hlc, top_rank, was_owned, won_hlc, won_rank, count + 1, by, since)
 
@@ -366,12 +367,12 @@ def _is_ours(
     system: str, name: str, value: Canonical, standing: Entry | None, told: Mapping[str, Any], rules: Rules, later: bool
 ) -> tuple[bool, Mapping[str, Any]]:
     """Whether a value that was written under our origin was written for this thing: it is what is agreed on, or what was when a sink was
-    told. Our writes come back in the order in which they were made, so what was told before it will not come any more. `later`: it has been
-    written since."""
+    told. Our writes to a row come back in the order in which they were made, so what was told before it will not come any more; those to
+    several rows of a child part, which may lie in several partitions, come back in any order. `later`: it has been written since."""
     values = told.get(name, ())
     for number, one in enumerate(values):
         if one == value or rules.same(system, name, one, value):
-            left = values[number + 1 :]
+            left = [*(values[:number] if name in rules.revealed.get(system, _NO_FIELDS) else ()), *values[number + 1 :]]
             return True, {**told, name: left} if left else {each: told[each] for each in told if each != name}
     says_nothing = value is None and not later
     return standing is None or says_nothing or standing[0] == value or rules.same(system, name, standing[0], value), told

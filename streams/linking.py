@@ -21,10 +21,10 @@ from schemas import topics
 from schemas.errors import SchemaError
 from schemas.mapping import Binding, Pipeline
 from schemas.metrics import State
-from streams.crosswalk import Crosswalk
+from streams.crosswalk import Crosswalk, RowId
 from streams.letters import DeadLetters
 from streams.metrics import Ends, count
-from streams.rows import Known, Place, RowChange, Step, on_answer, on_event, on_moved
+from streams.rows import Known, Place, RowChange, Step, first_link, name_again, on_answer, on_event, on_moved, takes
 from streams.transport import Chunk, ChunkApp, ChunkTable, Output, Record
 
 
@@ -34,6 +34,19 @@ class EntityChange(NamedTuple):
     entity: str
     change: RowChange
     moved_on: bool = False  # the row lives on under another key
+
+
+class _Answered(NamedTuple):
+    """Identify's answer to a claim."""
+
+    entity: str
+    key: str
+    link: str | None
+    value: str  # match value
+    at: str  # position
+
+
+_Taking = tuple[RowId, str | None]  # a row and a link that it is to get
 
 
 class Linking:
@@ -53,8 +66,9 @@ class Linking:
 
     async def take(self, changes: Sequence[EntityChange], partition: int, outputs: list[Output], ends: Ends) -> None:
         """What follows from these. Raises Retriable."""
-        found = await self._found(changes)
         place = Place(self.system, self._place, partition)
+        found = await self._found(changes)
+        found |= await self._first_links(changes, found, place)
         for entity, change, moved_on in changes:
             known = self._known(entity, change.key)
             if moved_on:
@@ -62,7 +76,7 @@ class Linking:
                 ends[self.system, entity, State.SUPERSEDED] += 1
                 continue
             link = found.get((entity, change.key)) or (found.get((entity, change.was)) if change.was else None)
-            step = on_event(known, change, place, self.system in self._entities[entity].born_in, link)
+            step = on_event(known, change, place, self._births(entity), link)
             self._put(entity, change.key, known, step, outputs)
             if step.out_of_scope:
                 ends[self.system, entity, State.OUT_OF_SCOPE] += 1
@@ -89,6 +103,30 @@ class Linking:
             found |= await self._crosswalk.links_of(self.system, {(entity, key) for entity, key, _ in missed})
         return found
 
+    async def _first_links(self, changes: Sequence[EntityChange], found: Mapping[RowId, str], place: Place) -> dict[RowId, str]:
+        """(entity, key) → link in force, of rows that these changes give their first. Raises Retriable."""
+        after: dict[RowId, Known | None] = {}
+        wanted: dict[RowId, str] = {}
+        again: dict[RowId, str] = {}  # what the row is called if that name is another thing's
+        for entity, change, moved_on in changes:
+            row = entity, change.key
+            known = after[row] if row in after else self._known(*row)
+            link = found.get(row) or (found.get((entity, change.was)) if change.was else None)
+            if moved_on or link is not None or row in wanted or (known is not None and known["link"] is not None):
+                continue
+            first = first_link(known, change, place, self._births(entity), None)
+            if first is not None:
+                wanted[row], again[row] = first, name_again(self.system, change.key, change.version)
+            else:
+                after[row] = on_event(known, change, place, self._births(entity), None).known
+        in_force = await self._crosswalk.take(self.system, wanted, self._bindings, {})
+        refused = {row: again[row] for row, link in in_force.items() if link is None}
+        in_force |= await self._crosswalk.take(self.system, refused, self._bindings, {})
+        return {row: link for row, link in in_force.items() if link is not None}
+
+    def _births(self, entity: str) -> bool:
+        return self.system in self._entities[entity].born_in
+
     def _unknown(self, changes: Iterable[EntityChange]) -> set[tuple[str, str]]:
         """(entity, key) of rows whose link the table does not have."""
         unknown = set()
@@ -104,27 +142,34 @@ class Linking:
 
     async def on_answers(self, chunk: Chunk) -> None:
         ends, outputs = Ends(), list[Output]()
+        answers: list[_Answered] = []
         for record in chunk:
             try:
-                entity, key, link, value, at = _answer(record, self._bindings)
+                answers.append(_answer(record, self._bindings))
             except SchemaError as error:
                 self._letters.bury(record, error, self.system, None, outputs, ends)
-                continue
-            known = self._known(entity, key)
-            taken = link is not None and known is not None and known["link"] is None and await self._is_taken(entity, link, key, known)
-            births = self.system in self._entities[entity].born_in
-            step = on_answer(known, link, value, at, Place(self.system, self._place, chunk.partition), key, births, taken)
+        in_force = await self._taken(answers, {})
+        for answer in answers:
+            entity, key, link, value, at = answer
+            if ((entity, key), link) not in in_force:  # what came before it in this chunk lets it take effect
+                in_force |= await self._taken([answer], in_force)
+            known, place = self._known(entity, key), Place(self.system, self._place, chunk.partition)
+            step = on_answer(known, link, value, at, place, key, self._births(entity), in_force.get(((entity, key), link)))
             self._put(entity, key, known, step, outputs)
         await self._app.deliver(outputs)  # I9
         count(ends)
 
-    async def _is_taken(self, entity: str, link: str, key: str, known: Known) -> bool:
-        """Whether the thing has another row here. It may have gone in the very transaction that this row came with. Raises Retriable."""
-        if not await self._crosswalk.another_row(self._bindings[entity], link, key):
-            return False
-        xids = {doc["xid"] for doc in known["pending"] if "xid" in doc}
-        await self._crosswalk.await_visible(self.system, xids)
-        return not xids or await self._crosswalk.another_row(self._bindings[entity], link, key)
+    async def _taken(self, answers: Iterable[_Answered], done: Mapping[_Taking, str | None]) -> dict[_Taking, str | None]:
+        """(row, link answered) → the link in force, of rows that these answers give their first; one answer of a row. Raises Retriable."""
+        wanted: dict[RowId, str] = {}
+        xids: dict[RowId, set[int]] = {}
+        for entity, key, link, value, _ in answers:
+            row, known = (entity, key), self._known(entity, key)
+            if known is None or link is None or row in wanted or (row, link) in done or not takes(known, link, value):
+                continue
+            wanted[row], xids[row] = link, {doc["xid"] for doc in known["pending"] if "xid" in doc}
+        in_force = await self._crosswalk.take(self.system, wanted, self._bindings, xids)
+        return {(row, wanted[row]): link for row, link in in_force.items()}
 
     # both ---------------------------------------------------------------------------------------------------------------------------------
 
@@ -152,8 +197,8 @@ def _tells_more(known: Known | None, after: Known | None) -> bool:
     return known is not after and any(known.get(name) != after.get(name) for name in ("link", "match", "there", "pending", "outside"))
 
 
-def _answer(record: Record, bindings: Mapping[str, Any]) -> tuple[str, str, str | None, str, str]:
-    """(entity, key, link, match value, position). Raises SchemaError."""
+def _answer(record: Record, bindings: Mapping[str, Any]) -> _Answered:
+    """Raises SchemaError."""
     try:
         told = orjson.loads(record.value or b"")
         entity, key, link, value, at = told["entity"], told["key"], told["link"], told["value"], told["at"]
@@ -161,4 +206,4 @@ def _answer(record: Record, bindings: Mapping[str, Any]) -> tuple[str, str, str 
         raise SchemaError(f"not an answer to a claim: {error!r}") from error
     if entity not in bindings or not all(isinstance(text, str) for text in (key, value, at)) or not isinstance(link, str | None):
         raise SchemaError(f"not an answer to a claim of this table: {told!r}")
-    return entity, key, link, value, at
+    return _Answered(entity, key, link, value, at)

@@ -123,27 +123,62 @@ def on_moved(known: Known | None, event: RowChange, place: Place) -> Step:
     )
 
 
+def first_link(known: Known | None, event: RowChange, place: Place, births: bool, found: str | None) -> str | None:
+    """The link that `on_event` would be the first to give the row: it must be in force before it is used (docs/decisions/0028)."""
+    if found is not None or (known is not None and known["link"] is not None):
+        return None
+    step = on_event(known, event, place, births, found)
+    return None if step.known is None else step.known["link"]
+
+
+def name_again(system: str, key: str, at: str) -> str:
+    """What a thing is called after its first row when the row's plain name is another thing's: after the row's claim or event, too. No
+    system is called so, so nobody takes it for the name of a row."""
+    return row_name(f"{system}@{at}", key)
+
+
+def takes(known: Known | None, link: str | None, value: str) -> bool:
+    """Whether this answer would be the first to give the row a link: it must be in force before it is used."""
+    if known is None or known["link"] is not None or link is None:
+        return False
+    return bool(known["match"] == value or (known["match"] is None and not known["there"]))  # else it has claimed another value since
+
+
 def on_answer(
-    known: Known | None, link: str | None, value: str, at: str, place: Place, key: str, births: bool = True, taken: bool = False
+    known: Known | None,
+    link: str | None,
+    value: str,
+    at: str,
+    place: Place,
+    key: str,
+    births: bool = True,
+    in_force: str | None = None,
 ) -> Step:
     """Identify's answer to a claim of `value`. `link` None: the claim was let go, at position `at`, before it was granted.
 
-    `taken`: the thing has another row in this system, one that it got under another value. Then the row is a duplicate for a person to
-    look at, and waits on. When the table has gone back with its offset it may know nothing of the claim: the event comes again, and asks
-    again.
+    `in_force`: of an answer that `takes`, the row's link by the crosswalk now: this one; another that the row got first; or None, when the
+    thing has another row in this system. Then the row is a duplicate for a person to look at, and waits on. When the table has gone back
+    with its offset it may know nothing of the claim: the event comes again, and asks again.
     """
-    if known is None or known["link"] is not None:
+    if known is None:
         return Step(known)
     if link is None:
+        if known["link"] is not None:
+            return Step(known)
         pending = [doc for doc in known["pending"] if doc.get("version", doc["pos"]) > at]
         return Step({**known, "pending": pending} if pending or known["there"] else None)
-    if known["match"] != value and (known["match"] is not None or known["there"]):
-        return Step(known)  # it has claimed another value since
-    if taken:
-        about = {"system": place.system, "key": key, "table": place.table, "partition": place.partition, "at": known["at"]}
-        return Step(known, claims=((value, {"op": "refuse", **about, "link": None, "born": births, "not": link}),))
-    changes = tuple((link, change_from_json(doc)) for doc in known["pending"])
-    return Step({**known, "link": link, "pending": []}, changes)
+    changes: tuple[tuple[str, Change], ...] = ()
+    if takes(known, link, value):
+        if in_force is not None:
+            changes = tuple((in_force, change_from_json(doc)) for doc in known["pending"])
+            known = {**known, "link": in_force, "pending": []}
+    elif known["link"] is None:
+        return Step(known)
+    if known["link"] == link:
+        return Step(known, changes)
+    about = {"system": place.system, "key": key, "table": place.table, "partition": place.partition, "at": known["at"]}
+    refused = {"op": "refuse", **about, "link": known["link"], "born": births, "not": link}
+    return Step(known, changes, ((value, refused),))
 
 
 def _outside(values: Mapping[str, Canonical]) -> Known:

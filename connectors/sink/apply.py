@@ -197,8 +197,8 @@ class Applier:
 
     # the transaction
 
-    def apply(self, batch: Batch, *first: Statement) -> Outcome:
-        """`first`: settings of the transaction.
+    def apply(self, batch: Batch, *first: Statement, tries: int = 3) -> Outcome:
+        """`first`: settings of the transaction. `tries`: while intake decides on the same rows.
 
         Raises Retriable, Fenced, or UnfitDatabase when not even dead letters can be written; then nothing was applied.
         """
@@ -207,6 +207,9 @@ class Applier:
         except (Refused, UnfitDatabase, Retriable) as error:
             if isinstance(error, Retriable) and not _is_locked(error):
                 raise
+            if _is_outrun(error) and tries > 1:
+                self._rollback()
+                return self.apply(batch, *first, tries=tries - 1)  # now it is seen
             logger.debug("a batch of %d was refused, looking for the bad record: %s", len(batch), error)
             self._rollback()
             return self._halving(batch)
@@ -280,6 +283,8 @@ class Applier:
                 raise
             self._alone("ROLLBACK TO concord")
             self._alone("RELEASE concord")
+            if _is_outrun(error):
+                raise Retriable(f"{self._system}: intake has just decided on a row of this batch: {error}") from error
             if len(tasks) > 1:
                 return None
             return self._refused(tasks[0], error)
@@ -318,6 +323,11 @@ class Applier:
         if cause is not None and code == "23503":
             if not task.record.alive:
                 mend = f"give {entity.name} a soft delete (delete: {{soft: …}}), or remove what refers to it"
+                child = self._referring(entity.name, cause)
+                if child is not None:  # its own end may be in a later batch
+                    return Park(
+                        task, entity.name, value_wait(task.record.link), f"a {child} of it is still there: {error.whole}; or {mend}"
+                    )
                 return Dead(task, f"{error.whole}; {mend}", code)
             name = (cause.diag.schema_name, cause.diag.table_name, cause.diag.constraint_name)
             columns = self._constraint_columns(sql.FOREIGN_KEY_COLUMNS, cause, *name, binding=binding)
@@ -326,6 +336,14 @@ class Applier:
                 if value is not None and columns & set(binding.columns.get(field_name, ())):
                     return Park(task, referred, str(value), f"{field_name}: the row of {referred} {value} has gone here: {error.whole}")
         return Dead(task, error.whole, code)
+
+    def _referring(self, referred: str, cause: psycopg.Error) -> str | None:
+        """The entity whose rows are in the table that keeps a row of `referred` from being deleted."""
+        table = f"{cause.diag.schema_name}.{cause.diag.table_name}"
+        for name, entity in self._pipeline.entities.items():
+            if referred in entity.refs.values() and name in self._tables and str(self._tables[name].binding.table) == table:
+                return name
+        return None
 
     def _constraint_columns(self, statement: str, cause: psycopg.Error, *names: str | None, binding: Binding) -> set[str]:
         """The columns that a constraint is about, as the flat row calls them."""
@@ -414,14 +432,12 @@ class Applier:
         parked, links, own, dead, known, any_parked, *rest = results[len(before) :]
         for entity, link, applied, wrote, adjusted in links:
             there.links[entity, link] = _link_state(applied, wrote, adjusted)
-        for entity, link, key, gone in own:
-            there.own.setdefault((entity, link), {})[key] = gone
-            there.names[entity, self._system, key] = link
-        for entity, system, key, link, own_key, gone in known:
+        for entity, link, key, *marks in own:
+            there.take_own((entity, link), key, *marks)
+        for entity, system, key, link, own_key, *marks in known:
             there.names[entity, system, key] = link
             if own_key is not None:
-                there.own.setdefault((entity, link), {})[own_key] = gone
-                there.names[entity, self._system, own_key] = link
+                there.take_own((entity, link), own_key, *marks)
         run.dead_before.update({(entity, link): record for entity, link, record in dead})
         run.any_parked = run.any_parked or any_parked[0][0]
         self._take_rows(run, reads, rest[: len(reads)])
@@ -873,19 +889,7 @@ class Applier:
                 )
             )
         if there.register:
-            keys = sorted(there.register.items())
-            steps.append(
-                (
-                    sql.WRITE_KEYS,
-                    (
-                        [name[0] for name, _ in keys],
-                        [name[1] for name, _ in keys],
-                        [name[2] for name, _ in keys],
-                        [link for _, (link, _) in keys],
-                        [gone for _, (_, gone) in keys],
-                    ),
-                )
-            )
+            steps += self._crosswalk(there)
             steps += self._asks_for_vanished(there)
         unparked = [thing for thing in run.was_parked if thing not in run.parks]
         if unparked:
@@ -916,6 +920,26 @@ class Applier:
         for entity in sorted(keys):
             table = self._tables[entity]
             yield table.ask_for_vanished(slot, [root_key(table.binding, key) for key in sorted(keys[entity])])
+
+    def _crosswalk(self, there: There) -> list[Statement]:
+        """What is new in it. What is not live comes first: of a thing there is one live row at any moment."""
+        adopted, written = list[tuple[Name, str]](), list[tuple[bool, Name, str, bool]]()
+        for name, (link, gone) in there.register.items():
+            live = name in there.live
+            if live and name not in there.born:
+                adopted.append((name, link))
+            else:
+                written.append((live, name, link, gone))
+        written.sort()
+        adopted.sort()
+        steps: list[Statement] = []
+        if written:
+            names = _columns(name for _, name, _, _ in written)
+            flags = [gone for _, _, _, gone in written], [live for live, _, _, _ in written]
+            steps.append((sql.WRITE_KEYS, (*names, [link for _, _, link, _ in written], *flags)))
+        if adopted:
+            steps.append((sql.ADOPT_KEYS, (*_columns(name for name, _ in adopted), [link for _, link in adopted])))
+        return steps
 
     def _mended(self, run: _Run) -> list[Thing]:
         """Things whose dead letter has been superseded by a record that went through."""
@@ -964,6 +988,18 @@ class Applier:
             if self._conn.closed or self._conn.broken:
                 raise Retriable(f"writing to {self._system}: the connection is gone: {cause}") from cause
             raise concord_error(cause, f"writing to {self._system}") from cause
+
+
+def _columns(names: Iterable[Name]) -> tuple[list[str], list[str], list[str]]:
+    """Entities, systems and keys."""
+    entities, systems, keys = zip(*names, strict=True)
+    return list(entities), list(systems), list(keys)
+
+
+def _is_outrun(error: ConcordError) -> bool:
+    """Whether the crosswalk says otherwise by now: intake has given a row another link, or the thing another row."""
+    cause = error.__cause__
+    return isinstance(cause, psycopg.Error) and (cause.diag.schema_name, cause.diag.table_name) == ("concord", "key")
 
 
 def _is_locked(error: ConcordError) -> bool:

@@ -140,24 +140,69 @@ class There:
         self.holders: dict[tuple[str, str], list[str]] = {}  # (entity, match value) -> keys of rows that held it when they were loaded
         self.searched: set[tuple[str, str]] = set()  # those for which rows were looked for whose text is another
         self.register: dict[Name, tuple[str, bool]] = {}  # crosswalk entries to write: (link, gone)
+        self.born: set[Name] = set()  # of those, rows that this batch inserts
+        self.live: set[Name] = set()  # of this system, the one row that is the thing, if it has one
+        self.unheard: set[Name] = set()  # entries of intake's that no golden record has told us yet
 
-    def enter(self, name: Name, link: str, gone: bool = False) -> str:
-        """Notes a crosswalk entry, to be written if it says anything new. What is there stands: returns whose row it is."""
+    def take_own(self, thing: Thing, key: str, gone: bool, live: bool, heard: bool) -> None:
+        """Takes in an entry of this system that is in the crosswalk."""
+        name = thing[0], self.system, key
+        if name in self.register:
+            return  # it is being written
+        self.own.setdefault(thing, {})[key] = gone
+        self.names[name] = thing[1]
+        if live:
+            self.live.add(name)
+        if not heard:
+            self.unheard.add(name)
+
+    def enter(self, name: Name, link: str, gone: bool = False, live: bool | None = None) -> str:
+        """Notes a crosswalk entry, to be written if it says anything new. What is there stands: returns whose row it is.
+
+        `live`: it is the thing's row here; told apart from `gone`, since nobody may have heard yet that a row has gone.
+        """
         entity, system, key = name
         held_by = self.names.setdefault(name, link)
         if held_by == link and system == self.system:
             own = self.own.setdefault((entity, link), {})
-            if own.get(key) is not gone:
+            live = not gone if live is None else live
+            if own.get(key) is not gone or name in self.unheard or (name in self.live) is not live:
                 own[key] = gone
+                self.unheard.discard(name)
                 self.register[name] = (link, gone)
+            if live:
+                self._stands((entity, link), key)
+            else:
+                self.live.discard(name)
         return held_by
+
+    def _stands(self, thing: Thing, key: str) -> None:
+        """The thing's row here is this one, and no other."""
+        entity, link = thing
+        for other, gone in self.own[thing].items():
+            name = entity, self.system, other
+            if other != key and name in self.live:
+                self.live.discard(name)
+                self.register[name] = (link, gone)
+        self.live.add((entity, self.system, key))
 
     def enter_seen(self, record: GoldenRecord) -> None:
         """Notes which row this system has of a thing that nothing is written to: only what merge saw is known of it."""
         key, gone = record.keys.get(self.system), record.seen.get(self.system) is None
-        own = self.own.get((record.entity, record.link), {})
-        if key is not None and (gone or key not in own):
-            self.enter((record.entity, self.system, key), record.link, gone)
+        own, name = self.own.get((record.entity, record.link), {}), (record.entity, self.system, key or "")
+        if key is not None and (gone or key not in own or name in self.unheard):
+            self.enter(name, record.link, gone)
+
+    def made(self, thing: Thing, key: str, born: bool) -> None:
+        """Notes the row that a write has just left: whoever had this key before is gone."""
+        entity, link = thing
+        name = entity, self.system, key
+        self.names[name] = link
+        self.own.setdefault(thing, {})[key] = False
+        self.register[name] = (link, False)
+        self._stands(thing, key)
+        if born:
+            self.born.add(name)
 
     def enter_others(self, record: GoldenRecord) -> None:
         """Notes which rows the other systems have of a thing."""
@@ -169,6 +214,7 @@ class There:
     def live_key(self, thing: Thing, preferred: str | None = None) -> str | None:
         """The row of this system that is this thing, by the crosswalk alone."""
         keys = [key for key, gone in self.own.get(thing, {}).items() if not gone]
+        keys.sort(key=lambda key: (thing[0], self.system, key) not in self.live)
         return preferred if preferred in keys else (keys[0] if keys else None)
 
     def resolve(self, entity: str, name: str) -> str | None:
@@ -384,9 +430,7 @@ class Planner:
         match = held_match(described, binding, row)
         if match is not None and key not in (holders := there.holders.setdefault((entity, match), [])):
             holders.append(key)
-        there.names[entity, self.system, key] = link  # just inserted: whoever had this key before is gone
-        there.own.setdefault(thing, {})[key] = False
-        there.register[entity, self.system, key] = (link, False)
+        there.made(thing, key, write.op is Op.INSERT)
         held = held_values(binding, row)
         for name, value in write.values.items():
             now = held.get(name)
@@ -484,7 +528,9 @@ class _Look:
                 gone = candidate != key
                 if gone and (entity, candidate) not in self.there.rows and not self._knows_that_it_went(record, candidate):
                     gone = own.get(candidate, False)  # as long as nobody has read its delete, the source must find that it is missing
-                self.there.enter((entity, self.system, candidate), link, gone)
+                name = entity, self.system, candidate
+                stands = candidate == key or (key is None and not gone and name in self.there.live)
+                self.there.enter(name, link, gone, stands)
         return key
 
     def _knows_that_it_went(self, record: GoldenRecord, key: str) -> bool:
@@ -499,6 +545,8 @@ class _Look:
             return End(task, State.UNCHANGED, "deletes are ignored here")
         newer = not self._is_applied(task, state, EXISTS, record.exists)
         if row is None or key is None:
+            if record.seen.get(self.system) is not None:
+                return End(task, State.SUPERSEDED, "its row here has just gone, or got another key: merge does not know yet")
             if newer:
                 state.applied[EXISTS] = record.exists
             return End(task, State.UNCHANGED, "not there already", state if newer else None)

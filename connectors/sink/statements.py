@@ -464,13 +464,13 @@ LOAD_LINKS = f"""
     SELECT l.entity, l.link, l.applied::text, l.wrote::text, l.adjusted::text FROM {_THINGS}, LATERAL (
         SELECT * FROM concord.link l WHERE l.entity = u.entity AND l.link = u.link FOR UPDATE) l"""
 LOAD_OWN = f"""
-    SELECT k.entity, k.link, k.key, k.gone FROM {_THINGS}, LATERAL (
+    SELECT k.entity, k.link, k.key, k.gone, k.live, k.heard FROM {_THINGS}, LATERAL (
         SELECT * FROM concord.key k WHERE k.entity = u.entity AND k.link = u.link AND k.system = %s OFFSET 0) k"""
 LOAD_DEAD = f"""
     SELECT d.entity, d.link, d.record FROM {_THINGS}, LATERAL (
         SELECT * FROM concord.dead_letter d WHERE d.entity = u.entity AND d.link = u.link OFFSET 0) d"""
 LOAD_NAMES = """
-    SELECT k.entity, k.system, k.key, k.link, own.key, own.gone
+    SELECT k.entity, k.system, k.key, k.link, own.key, own.gone, own.live, own.heard
     FROM unnest(%s::text[], %s::text[], %s::text[]) AS u(entity, system, key), LATERAL (
         SELECT * FROM concord.key k WHERE k.entity = u.entity AND k.system = u.system AND k.key = u.key OFFSET 0) k
     LEFT JOIN LATERAL (
@@ -499,9 +499,18 @@ WRITE_LINKS = """
     FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[]) AS u(entity, link, applied, wrote, adjusted)
     ON CONFLICT (entity, link) DO UPDATE SET applied = excluded.applied, wrote = excluded.wrote, adjusted = excluded.adjusted"""
 WRITE_KEYS = """
-    INSERT INTO concord.key AS k (entity, system, key, link, gone)
-    SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bool[])
-    ON CONFLICT (entity, system, key) DO UPDATE SET gone = excluded.gone WHERE k.link = excluded.link AND k.gone <> excluded.gone"""
+    INSERT INTO concord.key AS k (entity, system, key, link, gone, live)
+    SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bool[], %s::bool[])
+    ON CONFLICT (entity, system, key) DO UPDATE SET gone = excluded.gone, live = excluded.live, heard = true
+    WHERE k.link = excluded.link AND (k.gone, k.live, k.heard) <> (excluded.gone, excluded.live, true)"""
+# Rows that somebody else made and that we found to be things. Who has given one another link first has won: no link is none, so the
+# statement fails, as it does when the thing has another live row meanwhile.
+ADOPT_KEYS = """
+    INSERT INTO concord.key AS k (entity, system, key, link, live)
+    SELECT *, true FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[])
+    ON CONFLICT (entity, system, key) DO UPDATE
+    SET gone = false, live = true, heard = true, link = CASE WHEN k.link = excluded.link THEN k.link END
+    WHERE CASE WHEN k.link = excluded.link THEN (k.gone, k.live, k.heard) <> (false, true, true) ELSE NOT k.gone END"""
 WRITE_PARKED = """
     INSERT INTO concord.parked AS p (entity, link, waits_for_entity, waits_for, topic, partition, "offset", record, reason)
     SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[], %s::bigint[], %s::bytea[], %s::text[])

@@ -27,7 +27,7 @@ from schemas.mapping.parts import ROOT, Part
 from streams.assemble import Cause, Tree, node_name, row_message
 from streams.fold import Rules
 from streams.join import row_change
-from streams.rows import Place, on_event, on_moved
+from streams.rows import Place, on_moved
 from streams.rules import parts_read, rules_of
 from tests.protocol.protocol_simulator import PARTITIONS, Database, Row, Topic, partition_of
 from tests.sink.test_sink_protocol import SinkWorld, text_column
@@ -344,9 +344,10 @@ class PartsWorld(SinkWorld):
             place = Place("erp", "customer", lane)
             crosswalk = self.db["erp"].crosswalk
             found = crosswalk.get(("customer", "erp", event.key))
-            step = (
-                on_moved(known.get(event.key), event, place) if told.moved_on else on_event(known.get(event.key), event, place, True, found)
-            )
+            if told.moved_on:
+                step = on_moved(known.get(event.key), event, place)
+            else:
+                step = self.linked(self.db["erp"], "customer", known.get(event.key), event, place, True, found)
             outputs += [
                 lambda link=link, change=change: self.changes["customer"].send(link, change.encode()) for link, change in step.changes
             ]

@@ -21,6 +21,7 @@ from unittest import mock
 
 import orjson
 
+from connectors.sink.plan import supersedes
 from schemas.change import Canonical, Change, Op, parse_row_name, row_name
 from schemas.golden import NEVER, GoldenRecord, Version, golden_from_avro
 from schemas.repair import Repair, decode_told
@@ -28,7 +29,7 @@ from streams import fold as folding
 from streams.claims import on_claim
 from streams.fold import Rules, fold
 from streams.repaired import repaired
-from streams.rows import Place, RowChange, on_answer, on_event, on_moved
+from streams.rows import Place, RowChange, Step, first_link, name_again, on_answer, on_event, on_moved, takes
 
 SYSTEMS = ("crm", "erp")
 RANKS = {"crm": 1, "erp": 2}
@@ -58,6 +59,7 @@ RULES = (
     "adopt",
     "guard",
     "visible",
+    "one-row",
 )
 
 Row = dict[str, Any]
@@ -397,22 +399,43 @@ class World:
             found = crosswalk.get((entity, n, key)) or (event["was"] and crosswalk.get((entity, n, event["was"])))
             if event["lsn"] in d.unseen and not found and (known is None or known["link"] is None) and self.keeps("visible"):
                 return None  # the echo is here before its transaction can be seen: asked again
-            step = on_event(known, self.row_change(n, entity, known, event), place, births, found)
+            step = self.linked(d, entity, known, self.row_change(n, entity, known, event), place, births, found or None)
             return [told(*x) for x in step.changes] + [claimed(*x) for x in step.claims], write(key, step.known)
 
         def handle_answer(key: str, answer: Any) -> tuple[list[Any], Callable[[], Any]]:
-            place, rows = Place(n, entity, partition_of(key)), self.db[n].rows[entity]
-            taken = any(
-                (e, m, link) == (entity, n, answer["link"]) and other != key and other in rows and rows[other]["in"]
-                for (e, m, other), link in self.db[n].crosswalk.items()
-            )
-            step = on_answer(
-                table.get(key), answer["link"], answer["value"], answer["at"], place, key, not (self.has("born") and n == "erp"), taken
-            )
+            place = Place(n, entity, partition_of(key))
+            known = table.get(key)
+            in_force = self.take(self.db[n], entity, key, answer["link"]) if takes(known, answer["link"], answer["value"]) else None
+            born = not (self.has("born") and n == "erp")
+            step = on_answer(known, answer["link"], answer["value"], answer["at"], place, key, born, in_force)
             return [told(*x) for x in step.changes] + [claimed(*x) for x in step.claims], write(key, step.known)
 
         self.step(("intake", n, entity), self.captured[n, entity], handle_event)
         self.step(("answer", n, entity), self.links[n, entity], handle_answer)
+
+    def linked(self, d: Database, entity: str, known: Any, change: RowChange, place: Place, births: bool, found: str | None) -> Step:
+        first = first_link(known, change, place, births, found)
+        if first is not None:
+            found = self.take(d, entity, change.key, first) or self.take(
+                d, entity, change.key, name_again(d.name, change.key, change.version)
+            )
+            assert found is not None
+        return on_event(known, change, place, births, found)
+
+    def take(self, d: Database, entity: str, key: str, link: str) -> str | None:
+        """one-row: puts a row's first link in force in its own database. The link that it has then; None: the thing has another row."""
+        d.show()
+        if not self.keeps("one-row"):
+            return link
+        mine = d.crosswalk.get((entity, d.name, key))
+        if mine is not None:
+            return mine
+        other = d.keys.get((entity, link))
+        if other is not None and other != key and other in d.rows[entity] and d.rows[entity][other]["in"]:
+            return None
+        d.crosswalk[entity, d.name, key] = link
+        d.keys[entity, link] = key
+        return link
 
     def identify(self) -> None:
         def handle(value: str, message: Any) -> tuple[list[Any], Callable[[], Any]]:
@@ -518,6 +541,9 @@ class World:
         hlc = 0
         made: tuple[str, ...] = ()
         for record in records:
+            parked = d.parked.get((record.entity, record.link))
+            if parked is not None and supersedes(record, parked):
+                del d.parked[record.entity, record.link]
             if d.name in record.targets:
                 hlc = max(hlc, record.hlc)
                 for change, these in self.apply(d, record):
@@ -583,6 +609,8 @@ class World:
         if not record.alive:
             if live(key) and not all(map(over_known, self.fields(e))):
                 return  # an edit that merge has not seen: it will decide, and ask again
+            if not live(key) and seen is not None:
+                return  # its row has just gone, or got another key: merge does not know yet
             if newer("exists", record.exists):
                 applied["exists"] = record.exists
                 if live(key):

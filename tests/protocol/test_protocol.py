@@ -31,6 +31,8 @@ def test_i7_random_histories_end_well(first: int) -> None:
         ("lossy",),
         ("born",),
         ("codes", "calm"),
+        ("codes",),
+        ("codes", "scope"),
         ("early",),
         ("early", "refs", "generated"),
         ("generated", "soft", "refs", "toast", "lossy"),
@@ -44,10 +46,52 @@ def test_i7_random_histories_end_well_with(features: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in NOT_SEEN])
 def test_a_history_goes_wrong_without_the_rule(rule: str) -> None:
-    features = ("early",) if rule == "visible" else ()
+    features = {"visible": ("early",), "one-row": ("codes",)}.get(rule, ())
     assert any(World(seed, without=(rule,), features=features).run() != "ok" for seed in range(1000)), (
         "nothing noticed that the rule is gone"
     )
+
+
+# Histories that ended badly before one link per row and one live row per thing had to be in force before use (decision 0028).
+CHANGED_VALUES = [
+    21,
+    26,
+    40,
+    52,
+    56,
+    66,
+    80,
+    81,
+    86,
+    109,
+    116,
+    131,
+    170,
+    204,
+    254,
+    263,
+    265,
+    557,
+    680,
+    721,
+    868,
+    1145,
+    1193,
+    2360,
+    2606,
+    2915,
+]
+CHANGED_KEYS = [21, 51, 53, 82, 92, 100, 199, 211, 223, 260, 352, 404, 517, 955, 1673]
+
+
+@pytest.mark.parametrize(("feature", "seeds"), [("codes", CHANGED_VALUES), ("rekey", CHANGED_KEYS)])
+def test_what_changes_while_a_row_gets_its_first_link_makes_no_second_thing(feature: str, seeds: list[int]) -> None:
+    assert {seed: end for seed in seeds if (end := World(seed, features=(feature,)).run()) != "ok"} == {}
+
+
+@pytest.mark.parametrize("seed", [2439, 2693])
+def test_a_row_that_is_refused_leaves_the_value_with_the_thing_that_a_sink_has_just_inserted(seed: int) -> None:
+    assert World(seed).run() == "ok"
 
 
 def test_a_row_of_the_owner_that_we_inserted_takes_what_the_owner_decided_in_the_one_before() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import psycopg
@@ -11,12 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from connectors.sink.apply import Applier, Outcome
 from connectors.sink.plan import held_match
 from connectors.sink.statements import EntityStatements, likeness_index, likeness_key
+from schemas.golden import GoldenRecord
 from schemas.mapping.binding import FieldBinding
 from schemas.mapping.likeness import of_cleaning
 from schemas.mapping.transforms import cleaned
+from schemas.metrics import State
 from tests.mapping.test_likeness import chains, texts
+from tests.services import wait_until
 from tests.sink import sink_world
 from tests.sink.sink_world import World
 
@@ -154,3 +159,37 @@ def test_the_database_makes_the_keys_that_we_make(server: str, request: pytest.F
                     assert key in likeness.keys(str(result))  # the superset
 
         hold()
+
+
+def while_intake_decides(world: World, applier: Applier, decision: tuple[str, str], record: GoldenRecord) -> Outcome:
+    """What becomes of a record while a transaction gives an ERP row (key, link) that commits only when the sink waits for it."""
+    with world.connection() as intake, ThreadPoolExecutor(1) as pool:
+        with intake.transaction():
+            intake.execute(
+                "INSERT INTO concord.key (entity, system, key, link, live, heard) VALUES (%s, %s, %s, %s, true, false)",
+                (record.entity, world.erp, *decision),
+            )
+            applied = pool.submit(world.apply, applier, record)
+            waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'transactionid'"
+            wait_until(lambda: world.rows(waits), "the sink does not wait")
+        return applied.result()
+
+
+def test_a_row_that_intake_gave_another_link_first_is_not_adopted(dirty: World) -> None:
+    key = a_partner(dirty, "DE1")
+    record = dirty.customer("c1")
+    outcome = while_intake_decides(dirty, dirty.applier(), (key, f"{dirty.erp}:{key}"), record)
+    assert [park.waits_for for park in outcome.parks] == ["=DE1"]
+    assert dirty.rows("SELECT key FROM concord.key WHERE link = %s AND system = %s", record.link, dirty.erp) == []
+    assert dirty.rows("SELECT count(*) FROM erp.partner") == [1]
+
+
+def test_a_thing_that_intake_gave_a_row_meanwhile_is_not_inserted(dirty: World) -> None:
+    key = a_partner(dirty, "DE2")  # by now
+    record = dirty.customer("c1")
+    outcome = while_intake_decides(dirty, dirty.applier(), (key, record.link), record)
+    assert [end.end for end in outcome.ends] == [State.SUPERSEDED]  # merge has not heard of the row: nothing is written over
+    assert dirty.rows("SELECT count(*) FROM erp.partner") == [1]
+    assert dirty.rows("SELECT key, live, heard FROM concord.key WHERE link = %s AND system = %s", record.link, dirty.erp) == [
+        (key, True, True)
+    ]

@@ -73,16 +73,32 @@ def test_unique_on_the_match_value_waits_on_another_is_a_dead_letter(world: Worl
     assert len(applier.sweep().wrote) == 1
 
 
-def test_a_delete_that_foreign_keys_refuse_names_its_mend(world: World) -> None:
+def test_a_delete_that_comes_before_those_of_its_children_waits_for_them_and_names_another_mend(world: World) -> None:
     applier = world.applier()
     world.apply(applier, world.customer("c1"), world.contact("k1", "c1"), world.customer("c2", tax_id="T2"))
     gone = world.customer("c1", alive=False, keys={world.erp: "1"}, seen=world.seen_partner(), exists=a_version(300, count=2))
     outcome = world.apply(
         applier, gone, later(world.customer("c2", tax_id="T2", keys={world.erp: "2"}, seen=world.seen_partner("T2")), 200, name="B")
     )
-    assert [d.code for d in outcome.deads] == ["23503"]
-    assert "soft" in outcome.deads[0].error
+    assert outcome.deads == []
+    assert f"a {world.contact('k1', 'c1').entity} of it is still there" in outcome.parks[0].reason
+    assert "soft" in outcome.parks[0].reason
     assert [row[0] for row in world.partners()] == ["Acme", "B"]
+    assert applier.sweep().wrote == []
+    seen = {"name": "Ann", "customer": f"{world.erp}:1", "email": None}
+    world.apply(applier, world.contact("k1", "c1", alive=False, keys={world.erp: "1"}, seen=seen, exists=a_version(300, count=2)))
+    assert len(applier.sweep().wrote) == 1
+    assert [row[0] for row in world.partners()] == ["B"]
+
+
+def test_a_delete_that_a_row_of_nobody_we_know_refuses_names_its_mend(world: World) -> None:
+    world.sql.execute("CREATE TABLE erp.visit (partner bigint REFERENCES erp.partner)")
+    applier = world.applier()
+    world.apply(applier, world.customer("c1"))
+    world.sql.execute("INSERT INTO erp.visit VALUES (1)")
+    gone = world.customer("c1", alive=False, keys={world.erp: "1"}, seen=world.seen_partner(), exists=a_version(300, count=2))
+    (dead,) = world.apply(applier, gone).deads
+    assert (dead.code, "soft" in dead.error) == ("23503", True)
 
 
 def test_a_write_that_hits_no_row_is_an_error_with_that_name(world: World) -> None:

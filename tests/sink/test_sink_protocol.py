@@ -85,6 +85,20 @@ class SinkWorld(World):
                 told[name] = text in ("t", "true") if name in ("in", "active") and text is not None else text
         return told
 
+    def take(self, d: Database, entity: str, key: str, link: str) -> str | None:
+        kept = self.theirs[d.name]
+        mine = kept.names.get((entity, d.name, key)) or d.crosswalk.get((entity, d.name, key))
+        if mine is not None:
+            return mine
+        own, rows = kept.own.setdefault((entity, link), {}), d.rows[entity]
+        if any(not gone and other in rows and rows[other]["in"] for other, gone in own.items()):
+            return None
+        own[key] = False
+        kept.live -= {(entity, d.name, other) for other in own}
+        kept.live.add((entity, d.name, key))
+        kept.names[entity, d.name, key] = d.crosswalk[entity, d.name, key] = link
+        return link
+
     # one batch
 
     def write(self, d: Database, records: list[GoldenRecord]) -> None:
@@ -114,11 +128,13 @@ class SinkWorld(World):
             last = len(wave.waits) == len(todo) and not (wave.writes or wave.ends or wave.parks)
         for (entity, system, key), (link, _) in there.register.items():
             d.crosswalk.setdefault((entity, system, key), link)
+        live = [(entity, there.names[entity, system, key]) for entity, system, key in there.live]
+        assert len(live) == len(set(live)), f"a thing with two live rows in {n}"  # the unique index
 
     def loaded(self, d: Database) -> There:
         kept = self.theirs[d.name]
         there = There(d.name)
-        there.links, there.own, there.names = kept.links, kept.own, kept.names
+        there.links, there.own, there.names, there.live = kept.links, kept.own, kept.names, kept.live
         for name, link in d.crosswalk.items():
             there.names.setdefault(name, link)
         for entity, rows in d.rows.items():
@@ -179,6 +195,8 @@ def all_features() -> Iterator[tuple[str, ...]]:
     yield ()
     yield from (("generated",), ("soft",), ("ignore",), ("refs",), ("scope",), ("toast",), ("born",))
     yield ("scope", "toast")
+    yield ("codes",)
+    yield ("rekey",)
     yield ("generated", "soft", "refs")
     yield ("generated", "refs", "scope")
 

@@ -119,10 +119,14 @@ class StreamsWorld:
         return compile_config(self.config, catalogs)
 
     def _grant(self, system: str) -> None:
-        """What streams need in a database: to look into the crosswalk. The tables are not there."""
+        """What streams need in a database: to write the crosswalk, and to look whether a row is there. The tables are empty, unless a test
+        puts rows in."""
         login = login_of(self.config.systems[system].dsn)
         with psycopg.connect(self.admin[system], autocommit=True) as admin:
             carry_out(admin, statements(admin, Wanted((system,), login, None, {}, {}, ())), login, SECRET)
+            for table, columns in self.tables[system].items():
+                types = ", ".join(f'"{name}" {of}' for name, of in columns.items())
+                admin.execute(f'CREATE TABLE "{table}" ({types}); GRANT ALL ON "{table}" TO {login}'.encode())
 
     def _create_topics(self) -> None:
         self.topics = [topic.name for topic in wiring.topics_of(self.config)]
@@ -306,7 +310,10 @@ class StreamsWorld:
         consumer = self._watcher()
         reading: Any = app.consumer
         ledger = reading.ledger
-        for tp in reading.stream_partitions():
+        assigned = reading.stream_partitions()
+        if not assigned:
+            return False  # between two assignments: on a slow machine a member may be late for the broker
+        for tp in assigned:
             _, end = consumer.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), PATIENCE)
             if (ledger.position(tp) or 0) < end:
                 return False

@@ -55,7 +55,7 @@ def test_a_row_with_a_match_value_waits_for_the_answer_and_its_events_with_it() 
     assert (first.changes, second.changes) == ((), ())
     assert [(value, claim["op"], claim["link"]) for value, claim in first.claims] == [("V", "claim", None)]
     assert second.claims == ()
-    answered = on_answer(second.known, "erp:12", "V", at(1), HERE, "7")
+    answered = on_answer(second.known, "erp:12", "V", at(1), HERE, "7", in_force="erp:12")
     assert [(link, change.position) for link, change in answered.changes] == [("erp:12", at(1)), ("erp:12", at(2))]
     assert on_answer(answered.known, "erp:12", "V", at(1), HERE, "7").changes == ()  # the answer twice
 
@@ -63,7 +63,7 @@ def test_a_row_with_a_match_value_waits_for_the_answer_and_its_events_with_it() 
 def test_an_event_twice_waits_once_and_is_told_again_when_the_link_is_known() -> None:
     first = on_event(None, an_event(1), HERE, True, None)
     assert on_event(first.known, an_event(1), HERE, True, None).known == first.known
-    known = on_answer(first.known, "crm:7", "V", at(1), HERE, "7").known
+    known = on_answer(first.known, "crm:7", "V", at(1), HERE, "7", in_force="crm:7").known
     again = on_event(known, an_event(1), HERE, True, None)
     assert [link for link, _ in again.changes] == ["crm:7"]  # merge knows it is old
     assert again.claims == ()
@@ -100,14 +100,36 @@ def test_a_row_that_may_not_be_born_here_waits_for_its_thing() -> None:
     step = on_event(None, an_event(), HERE, False, None)
     assert step.out_of_scope
     assert [claim["born"] for _, claim in step.claims] == [False]
-    assert len(on_answer(step.known, "erp:12", "V", at(1), HERE, "7").changes) == 1
+    assert len(on_answer(step.known, "erp:12", "V", at(1), HERE, "7", in_force="erp:12").changes) == 1
 
 
 def test_a_row_whose_thing_has_another_row_here_refuses_and_waits_on() -> None:
     known = on_event(None, an_event(), HERE, True, None).known
-    step = on_answer(known, "erp:12", "V", at(1), HERE, "7", taken=True)
+    step = on_answer(known, "erp:12", "V", at(1), HERE, "7", in_force=None)
     assert (step.known, step.changes) == (known, ())
-    assert [(claim["op"], claim["not"]) for _, claim in step.claims] == [("refuse", "erp:12")]
+    assert [(claim["op"], claim["not"], claim["link"]) for _, claim in step.claims] == [("refuse", "erp:12", None)]
+
+
+def test_a_row_that_a_sink_gave_another_link_first_keeps_it_and_tells_identify() -> None:
+    known = on_event(None, an_event(), HERE, True, None).known
+    answered = on_answer(known, "erp:12", "V", at(1), HERE, "7", in_force="erp:15")
+    assert [link for link, _ in answered.changes] == ["erp:15"]
+    assert [(value, claim["op"], claim["not"], claim["link"]) for value, claim in answered.claims] == [("V", "refuse", "erp:12", "erp:15")]
+    again = on_answer(answered.known, "erp:12", "V", at(1), HERE, "7")
+    assert (again.changes, again.claims) == ((), answered.claims)  # the answer twice
+
+
+def test_a_refused_value_that_no_other_row_holds_goes_to_whom_the_row_is() -> None:
+    granted = on_claim(None, a_claim("crm", "7"))
+    refused = on_claim(granted.owner, a_claim("crm", "7", op="refuse", link="erp:15", **{"not": "crm:7"}))
+    assert (refused.owner["link"], refused.owner["slots"], refused.owner["waiting"]) == ("erp:15", {"crm": "7"}, [])
+
+
+def test_a_row_whose_name_is_another_things_is_the_first_of_a_thing_with_another_name() -> None:
+    granted = on_claim(None, a_claim("crm", "7"))
+    refused = on_claim(granted.owner, a_claim("crm", "7", op="refuse", **{"not": "crm:7"}))
+    (answer,) = refused.answers
+    assert answer.link == refused.owner["link"] == f"crm@{answer.at}:7"
 
 
 def test_a_claim_that_was_let_go_before_it_was_granted_forgets_the_row() -> None:

@@ -18,7 +18,7 @@ from schemas.conflicts import Rule
 from schemas.dead import Where
 from schemas.serde import wire_header
 from streams.transport import DeliveryFailed
-from tests.streams.streams_world import StreamsWorld
+from tests.streams.streams_world import PATIENCE, StreamsWorld
 from tests.streams.test_streams_path import an_account
 
 GARBAGE = [b"", b"\x00", b"garbage", b"{}", b"[]", b"null", b"\xff\xfe", orjson.dumps({"op": "claim"}), wire_header(77) + b"no such schema"]
@@ -146,7 +146,8 @@ async def test_i9_a_chunk_whose_outputs_were_not_all_acknowledged_leaves_no_trac
 
 
 async def test_i3_i9_a_worker_that_starts_anew_knows_what_it_knew(world: StreamsWorld) -> None:
-    async with world.running() as app:
+    # it takes what time it needs to commit: else its last chunk comes again to the next, which tells once more what stands
+    async with world.running(stop_seconds=PATIENCE) as app:
         world.event(world.crm, "account", "c", an_account(7))
         await world.settled(app)
     async with world.running() as app:

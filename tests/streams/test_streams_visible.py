@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from console.grants import login_of
+from schemas.conflicts import Rule
 from streams import crosswalk
 from streams.crosswalk import is_visible
 from tests.streams.streams_world import StreamsWorld
-from tests.streams.test_streams_path import an_account
+from tests.streams.test_streams_path import a_party, an_account
 
 _LOOKING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE %s"
 _REGISTER = "INSERT INTO concord.key (entity, system, key, link) VALUES (%s, %s, %s, %s)"
@@ -25,8 +25,6 @@ _REGISTER = "INSERT INTO concord.key (entity, system, key, link) VALUES (%s, %s,
 @pytest.fixture
 def world(kafka: str, database: str, database_2: str, tmp_path: Path) -> Iterator[StreamsWorld]:
     made = StreamsWorld(kafka, database, database_2, tmp_path)
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(f"CREATE TABLE account (id int PRIMARY KEY); GRANT ALL ON account TO {login_of(made.crm_dsn)}")  # "users" of it
     yield made
     made.close()
 
@@ -92,20 +90,67 @@ async def test_a_row_that_a_trigger_made_under_our_origin_has_no_link_to_wait_fo
 
 async def test_a_row_that_replaces_another_of_its_thing_in_one_transaction_is_no_duplicate(world: StreamsWorld) -> None:
     with psycopg.connect(world.crm_dsn, autocommit=True) as connection:
-        connection.execute("INSERT INTO account VALUES (7)")
+        connection.execute("INSERT INTO account (id, org) VALUES (7, 42)")
     async with world.running() as app:
         world.linked(world.crm, world.customer, "7", f"{world.crm}:7")
         world.event(world.crm, "account", "c", an_account(7))
         await world.settled(app)
         async with a_transaction(world) as (user, xid):
             await user.execute("DELETE FROM account")
-            await user.execute("INSERT INTO account VALUES (8)")
+            await user.execute("INSERT INTO account (id, org) VALUES (8, 42)")
             world.event(world.crm, "account", "d", an_account(7), xid=xid)
             world.event(world.crm, "account", "c", an_account(8), xid=xid)
             await is_looked_for(world)
         await world.settled(app)
     assert {(link, change.key) for link, change in world.changes()} == {(f"{world.crm}:7", "7"), (f"{world.crm}:7", "8")}
     assert world.conflicts() == []
+
+
+async def crosswalk_of(world: StreamsWorld, system: str) -> dict[str, tuple[str, bool, bool]]:
+    """Key → link, gone, live."""
+    dsn = world.crm_dsn if system == world.crm else world.erp_dsn
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        found = await connection.execute("SELECT key, link, gone, live FROM concord.key WHERE system = %s", (system,))
+        return {key: (link, gone, live) for key, link, gone, live in await found.fetchall()}
+
+
+async def test_a_first_link_is_in_the_crosswalk_before_it_is_used_and_a_sink_that_was_first_has_won(world: StreamsWorld) -> None:
+    adopted, inserted = f"{world.erp}:12", f"{world.erp}:13"
+    with psycopg.connect(world.crm_dsn, autocommit=True) as connection:
+        for key in (7, 8, 9, 10):
+            connection.execute("INSERT INTO account (id, org) VALUES (%s, 42)", (key,))
+    async with world.running() as app:
+        world.event(world.erp, "party", "c", a_party(12, tax_id="DE1"))
+        world.event(world.erp, "party", "c", a_party(13, tax_id="DE2"))
+        await world.settled(app)
+        world.linked(world.crm, world.customer, "8", "another thing")  # a sink adopted it …
+        world.linked(world.crm, world.customer, "10", inserted)  # … and inserted this one
+        world.event(world.crm, "account", "c", an_account(7, vat="de1"))
+        world.event(world.crm, "account", "c", an_account(8, vat=None))
+        world.event(world.crm, "account", "c", an_account(9, vat="de2"))
+        await world.settled(app)
+    assert await crosswalk_of(world, world.crm) == {
+        "7": (adopted, False, True),
+        "8": ("another thing", False, False),
+        "10": (inserted, False, False),
+    }
+    assert {(link, change.key) for link, change in world.changes() if change.system == world.crm} == {
+        (adopted, "7"),
+        ("another thing", "8"),
+    }
+    [duplicate] = world.conflicts()
+    assert (duplicate.rule, duplicate.lost.key) == (Rule.DUPLICATE, "9")  # waits: the thing has a row
+
+
+async def test_a_row_that_has_gone_gives_its_place_to_the_next_of_its_thing(world: StreamsWorld) -> None:
+    async with world.running() as app:
+        world.event(world.crm, "account", "c", an_account(7))
+        await world.settled(app)
+        world.event(world.crm, "account", "d", an_account(7))
+        world.event(world.crm, "account", "c", an_account(8))
+        await world.settled(app)
+    link = f"{world.crm}:7"
+    assert await crosswalk_of(world, world.crm) == {"7": (link, False, False), "8": (link, False, True)}
 
 
 @given(st.integers(1000, 1 << 40), st.integers(0, 900), st.sets(st.integers(1, 900)))
