@@ -7,6 +7,7 @@ The other files here run on it too: `pytest tests/pipeline --source debezium`, `
 from __future__ import annotations
 
 import os
+import re
 import signal
 import uuid
 from collections.abc import Iterator
@@ -111,6 +112,21 @@ def test_a_lost_slot_is_no_gap(pipeline: RunningPipeline) -> None:
     eventually(lambda: pipeline.one("erp", "SELECT count(*) FROM partner WHERE legal_name = 'Born in the gap'") == 1, seconds=90)
     eventually(lambda: pipeline.one("erp", "SELECT town FROM partner WHERE legal_name = 'First'") == "In the gap", seconds=90)
     arrives(pipeline, "After the gap")
+
+
+def test_a_kafka_connect_that_is_there_is_told_and_waited_for(pipeline: RunningPipeline) -> None:
+    settings = (pipeline.folder / "run" / pipeline.name / "debezium" / "connect.properties").read_text()
+    (listener,) = [line for line in settings.splitlines() if line.startswith("listeners=")]
+    url = unescaped(listener.removeprefix("listeners="))
+    report = pipeline.concord("debezium", "--connect", url)
+    assert (report["connect"], report["waiting"]) == (url, {})
+    assert set(report["connectors"]) == {f"{pipeline.name}-crm", f"{pipeline.name}-erp"}
+    arrives(pipeline, "By an outside one")
+
+
+def unescaped(text: str) -> str:
+    """Of a Java properties file."""
+    return re.sub(r"\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), text)
 
 
 def test_check_finds_it_fit(pipeline: RunningPipeline) -> None:
