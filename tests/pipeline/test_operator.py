@@ -318,17 +318,19 @@ RAISES = """
 CREATE FUNCTION raises() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   IF NEW.legal_name LIKE '%raise%' THEN RAISE EXCEPTION 'not this one: %', NEW; END IF; RETURN NEW; END $$;
 CREATE TRIGGER raises BEFORE INSERT ON partner FOR EACH ROW EXECUTE FUNCTION raises();
-ALTER TABLE partner ADD CHECK (town NOT LIKE '%check%'), ADD UNIQUE (town);
+ALTER TABLE partner ADD CHECK (town NOT LIKE '%check%');
+CREATE UNIQUE INDEX partner_marked ON partner (town) WHERE town LIKE 'Marked%';
 """
 
 
 def test_no_log_line_holds_what_is_in_a_row_nor_a_password_or_an_address(pipeline: RunningPipeline) -> None:
     pipeline.do("erp", RAISES)
+    before = {one["id"] for one in letters(pipeline)}
     fine = an_account(pipeline, name=f"{MARK} fine", city=f"{MARK} there", note=MARK)
     eventually(lambda: partner(pipeline, fine) == f"{MARK} fine")
     for told in ({"city": f"{MARK} check"}, {"city": f"{MARK} there"}, {"name": f"{MARK} raise"}, {"segment": MARK}):
         an_account(pipeline, **{"name": MARK, **told})
-    found = eventually(lambda: (there := letters(pipeline)) and len(there) == 4 and there)
+    found = eventually(lambda: len(there := [one for one in letters(pipeline) if one["id"] not in before]) == 4 and there)
     assert any(MARK in one["error"] for one in found), "a dead letter says all, in the customer's own database"
     pipeline.settle()
     log = pipeline.log.read_text(errors="replace")
