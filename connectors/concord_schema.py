@@ -1,6 +1,6 @@
 """The schema `concord` in a customer's database: everything that we keep there (I10), and how it comes up to date.
 
-    meta         version of this schema: how many of `MIGRATIONS` have run
+    meta         version of this schema: how many of `MIGRATIONS` have run; and a name for this database that Kafka is told
     key          the crosswalk: which row of which system is which thing. Entries are marked gone, never deleted: a replayed old
                  event must find its link. `live`: the one row of this database's own system that is the thing; unique, so that of
                  a sink and of intake, which both write here, one is first. `heard`: not of an entry of intake's that the sink has yet
@@ -12,6 +12,8 @@
                  row holds
     dead_letter  records that cannot be applied as they are, one per thing: a later version of it takes the place of an earlier one
     snapshot     how far the source's snapshot of a table has come
+    verified     what the last `concord verify` found, per entity
+    mapping      by which mapping the rows were read (`console.remembered`)
     decision     what operators decided on dead letters, with the letters as they were: history, nothing of it is ever deleted
 
 Every part calls `ensure` when it starts: whichever is first runs the migrations that are missing, in order and in one transaction, under
@@ -139,7 +141,30 @@ ALTER TABLE concord.key ADD COLUMN live boolean NOT NULL DEFAULT false, ADD COLU
 CREATE UNIQUE INDEX key_live ON concord.key (entity, system, link) WHERE live;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, SNAPSHOT, REQUESTS, _DECISIONS, _MENDS, LOSSES, _ONE_ROW)
+_VERIFIED = """
+CREATE TABLE concord.verified (
+    entity text PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    things bigint NOT NULL,
+    differences bigint NOT NULL            -- things that differ or are missing somewhere
+);
+"""
+
+_MAPPING = """
+CREATE TABLE concord.mapping (
+    slot text NOT NULL,                    -- the pipeline's in this database
+    entity text NOT NULL,
+    told jsonb NOT NULL,                   -- fingerprints: of what decides which rows count, and of each field
+    since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (slot, entity)
+);
+ALTER TABLE concord.meta ADD COLUMN database uuid NOT NULL DEFAULT gen_random_uuid();  -- who we are to Kafka; goes with a dump
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, SNAPSHOT, REQUESTS, _DECISIONS, _MENDS, LOSSES, _ONE_ROW, _VERIFIED, _MAPPING)
+# versions that have a table: who only asks migrates nothing
+VERIFIED_SINCE = MIGRATIONS.index(_VERIFIED) + 1
+MAPPING_SINCE = MIGRATIONS.index(_MAPPING) + 1
 LATEST = len(MIGRATIONS)
 
 
@@ -207,6 +232,13 @@ def _migrated(conn: psycopg.Connection[Any]) -> int:
             conn.execute(migration.encode())
         conn.execute("UPDATE concord.meta SET version = %s", (LATEST,))
         return found
+
+
+def name_of(conn: psycopg.Connection[Any]) -> str:
+    """The database's name for itself, the same for as long as the schema is there. After `ensure`."""
+    row = conn.execute("SELECT database FROM concord.meta").fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def newer(found: int, database: str) -> str:

@@ -28,6 +28,7 @@ from rich.console import Console
 
 from console import logs
 from console.parts import Busy, Stopped, being, end_with_supervisor, raise_stopped, stop_on_signals
+from console.ports import HTTP, Address
 from schemas.errors import ConcordError, ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -371,7 +372,8 @@ def _unacceptable(error: Unacceptable, as_json: bool) -> None:
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Streams workers.")
 @click.option("--sink-workers", type=click.IntRange(1, 16), default=1, show_default=True, help="Sink workers per system.")
 @SOURCE
-def up(file: Path, debug: bool, workers: int, sink_workers: int, source: str | None) -> int:
+@HTTP
+def up(file: Path, debug: bool, workers: int, sink_workers: int, source: str | None, http: Address | None) -> int:
     """Run the whole pipeline here, in the foreground.
 
     A source and a sink per system and the streams, each a process; one that dies is started again. Ctrl-C lets each finish its batch and
@@ -379,13 +381,17 @@ def up(file: Path, debug: bool, workers: int, sink_workers: int, source: str | N
 
     With --source debezium a Kafka Connect with real Debezium reads the logs in our sources' place (Java 17+; Maven fetches it once).
 
+    --http answers for all parts in one place: /healthz (the supervisor lives), /readyz (every part does its work, and which one does not),
+    /metrics (what concord status shows, and each part's own metrics with the label process).
+
     \b
       concord up -c concord.yaml
       concord up -c concord.yaml --workers 2
       concord up -c concord.yaml --source debezium
+      concord up -c concord.yaml --http 9100
     """
     from console import debezium as debezium_console
-    from console import wiring
+    from console import remembered, wiring
     from console.supervise import Supervisor
 
     config = wiring.open_config(file, source)
@@ -398,17 +404,25 @@ def up(file: Path, debug: bool, workers: int, sink_workers: int, source: str | N
         run_dir.mkdir(parents=True, exist_ok=True)
         pipeline = wiring.patiently("starting", lambda: wiring.open_pipeline(config, run_dir))
         wiring.patiently("preparing", lambda: wiring.prepare(config, pipeline.systems))
+        changes = wiring.patiently("comparing the mapping", lambda: remembered.settle_all(config))
+        for line in remembered.sentences(changes, debezium=config.source == "debezium"):
+            logger.warning("%s", line)
         environment = {**os.environ, wiring.SOURCE_VARIABLE: config.source}
         supervisor = Supervisor(wiring.part_commands(pipeline, file, workers, sink_workers, debug), run_dir, environment)
         stop_on_signals(supervisor.stop)
+        if http is not None:
+            from console import exporter
+
+            exporter.serve_up(http, config, supervisor)
     except Stopped:
         return OK
     return supervisor.run()
 
 
-def _run_part(name: str, kind: str, file: Path, debug: bool, system: str | None, worker: int) -> int:
+def _run_part(name: str, kind: str, file: Path, debug: bool, system: str | None, worker: int, http: Address | None) -> int:
     """One part in this process, until it is asked to stop."""
-    from console import metrics, wiring
+    from console import endpoints, remembered, wiring
+    from schemas.health import Health
 
     logs.set_up(name, debug=debug)
     gc.set_threshold(*GC_THRESHOLD)
@@ -418,18 +432,22 @@ def _run_part(name: str, kind: str, file: Path, debug: bool, system: str | None,
         if system is not None:
             _a_system(config, system, file, "SYSTEM")
         run_dir = wiring.run_dir(config)
+        health = Health()
         with being(name, run_dir) as told:
             try:
-                pipeline = wiring.patiently("starting", lambda: wiring.open_pipeline(config, run_dir))
+                port = http or wiring.metrics_port(config, kind, system, worker)
+                told.tell(metrics=endpoints.serve(port, *endpoints.of_part(name, health)))
+                pipeline = wiring.patiently("starting", lambda: wiring.open_pipeline(config, run_dir), health.turned)
                 ours = (*config.systems,) if kind == "debezium" else () if system is None else (system,)
-                wiring.patiently("preparing", lambda: wiring.prepare(config, ours))
-                told.tell(metrics=metrics.serve(wiring.metrics_port(pipeline, kind, system, worker)))
+                wiring.patiently("preparing", lambda: wiring.prepare(config, ours), health.turned)
+                for line in wiring.patiently("comparing the mapping", lambda: remembered.warnings(config, ours), health.turned):
+                    logger.warning("%s", line)
 
                 def ready() -> None:
                     told.tell(state="running")
                     logger.info("running")
 
-                run, stop = wiring.build(kind, pipeline, system, worker, ready)
+                run, stop = wiring.build(kind, pipeline, system, worker, ready, health)
                 if stop is not None:
                     stop_on_signals(stop)
                 run()
@@ -471,13 +489,14 @@ WORKER = click.option("--worker", type=click.IntRange(0, 999), default=0, show_d
 
 @command(cli, "source", part=True)
 @click.argument("system")
-def source(system: str, file: Path, debug: bool) -> int:
+@HTTP
+def source(system: str, file: Path, debug: bool, http: Address | None) -> int:
     """Read one system's change log into Kafka: one part of `concord up`.
 
     \b
       concord source crm -c concord.yaml
     """
-    return _run_part(f"source-{system}", "source", file, debug, system, 0)
+    return _run_part(f"source-{system}", "source", file, debug, system, 0, http)
 
 
 @command(cli, "debezium", report=True)
@@ -503,7 +522,7 @@ def debezium(file: Path, debug: bool, as_json: bool, url: str | None, seconds: f
 
     if as_part:
         os.environ[wiring.SOURCE_VARIABLE] = "debezium"
-        return _run_part(wiring.DEBEZIUM, "debezium", file, debug, None, 0)
+        return _run_part(wiring.DEBEZIUM, "debezium", file, debug, None, 0, None)
     config = wiring.open_config(file, "debezium")
     if url is None:
         report = asking.told(config)
@@ -516,27 +535,29 @@ def debezium(file: Path, debug: bool, as_json: bool, url: str | None, seconds: f
 
 @command(cli, "streams", part=True)
 @WORKER
-def streams(worker: int, file: Path, debug: bool) -> int:
+@HTTP
+def streams(worker: int, file: Path, debug: bool, http: Address | None) -> int:
     """Map, identify and merge: one part of `concord up`, any number on any machines.
 
     \b
       concord streams -c concord.yaml
       concord streams -c concord.yaml --worker 1
     """
-    return _run_part(f"streams-{worker}", "streams", file, debug, None, worker)
+    return _run_part(f"streams-{worker}", "streams", file, debug, None, worker, http)
 
 
 @command(cli, "sink", part=True)
 @click.argument("system")
 @WORKER
-def sink(system: str, worker: int, file: Path, debug: bool) -> int:
+@HTTP
+def sink(system: str, worker: int, file: Path, debug: bool, http: Address | None) -> int:
     """Write golden records to one system: one part of `concord up`, any number on any machines.
 
     \b
       concord sink erp -c concord.yaml
       concord sink erp -c concord.yaml --worker 1
     """
-    return _run_part(f"sink-{system}-{worker}", "sink", file, debug, system, worker)
+    return _run_part(f"sink-{system}-{worker}", "sink", file, debug, system, worker, http)
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------------------
@@ -547,7 +568,8 @@ def sink(system: str, worker: int, file: Path, debug: bool) -> int:
     "--wait", "seconds", type=click.FloatRange(0), help="Wait up to so many seconds until nothing is in flight; 1 if it still is."
 )
 @click.option("--watch", is_flag=True, help="A live screen, until Ctrl-C.")
-def status(file: Path, debug: bool, as_json: bool, seconds: float | None, watch: bool) -> int:
+@HTTP
+def status(file: Path, debug: bool, as_json: bool, seconds: float | None, watch: bool, http: Address | None) -> int:
     """How far behind is each system, what is stuck, what is alive.
 
     Exit status 0 when every part runs, every slot streams and nothing is dead-lettered; with --wait, when all has settled.
@@ -556,11 +578,19 @@ def status(file: Path, debug: bool, as_json: bool, seconds: float | None, watch:
       concord status
       concord status --watch
       concord status --wait 60 --json | jq .settled
+      concord status --http 9100            # the same figures for Prometheus, until Ctrl-C, where no concord up serves them
     """
     from console import status as asking
     from console import wiring
 
     config = wiring.open_config(file)
+    if http is not None:
+        from console import exporter
+
+        stop_on_signals(raise_stopped)
+        with contextlib.suppress(Stopped):
+            exporter.serve_status(http, config)
+        return OK
     if watch:
         asking.watch(config, screen())
         return OK
@@ -585,8 +615,8 @@ def verify(file: Path, debug: bool, as_json: bool, entities: tuple[str, ...], li
       concord verify
       concord verify --entity customer --limit 1000 --json
     """
+    from console import verified, wiring
     from console import verify as verifying
-    from console import wiring
 
     config = wiring.open_config(file)
     pipeline = wiring.open_pipeline(config)
@@ -594,20 +624,44 @@ def verify(file: Path, debug: bool, as_json: bool, entities: tuple[str, ...], li
     if unknown:
         raise click.BadParameter(f"no entity {unknown[0]!r}: {file} has {', '.join(pipeline.entities)}", param_hint="--entity")
     report = verifying.verify(pipeline, entities or tuple(pipeline.entities), limit)
+    verified.keep(config, {name: (count.things, count.differing + count.absent) for name, count in report.entities.items()})
     say_json(report.to_json()) if as_json else verifying.show(report, screen())
     return OK if report.equal else NOT_OK
 
 
+@cli.command("alerts", short_help="Prometheus alerting rules: what is worth waking somebody for")
+def alerts() -> None:
+    """Prometheus alerting rules: what is worth waking somebody for.
+
+    They work on what `concord up --http PORT` or `concord status --http PORT` serves. docs/operations.md says of each what to do.
+
+    \b
+      concord alerts > /etc/prometheus/concord.rules.yml
+    """
+    from console.exporter import rules
+
+    click.echo(rules(), nl=False)
+
+
 @command(cli, "snapshot", report=True)
-@click.argument("system")
-@click.argument("table")
+@click.argument("system", required=False)
+@click.argument("table", required=False)
+@click.option("--changed", is_flag=True, help="Every table of which the configuration says something else than when it was read.")
 @click.option(
     "--where", "conditions", multiple=True, metavar="CONDITION", help="Only rows for which COLUMN=VALUE (or <, <=, >, >=, is null)."
 )
 @click.option("--vanished", is_flag=True, help="Also send deletes for rows that we know and that are not in the table any more.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until Kafka has the rows.")
 def snapshot(
-    file: Path, debug: bool, as_json: bool, system: str, table: str, conditions: tuple[str, ...], vanished: bool, wait: bool
+    file: Path,
+    debug: bool,
+    as_json: bool,
+    system: str | None,
+    table: str | None,
+    changed: bool,
+    conditions: tuple[str, ...],
+    vanished: bool,
+    wait: bool,
 ) -> int:
     """Read rows of a table again, while everything runs.
 
@@ -624,6 +678,7 @@ def snapshot(
       concord snapshot crm account
       concord snapshot erp public.partner --where kind=customer --where 'id>=4000' --no-wait
       concord snapshot erp partner --vanished
+      concord snapshot --changed            # after a change to concord.yaml, when every part runs by it; concord up does it by itself
 
     Exit status 1 when it could not be read, or nobody reads it now.
     """
@@ -631,6 +686,12 @@ def snapshot(
     from console import wiring
 
     config = wiring.open_config(file)
+    if changed:
+        if system or conditions or vanished:
+            raise click.UsageError("--changed finds out by itself what to read: give nothing else with it")
+        return _snapshot_changed(config, as_json)
+    if system is None or table is None:
+        raise click.UsageError("which table? concord snapshot SYSTEM TABLE, or --changed")
     _a_system(config, system, file, "SYSTEM")
     if vanished and conditions:
         raise click.UsageError("--vanished compares the whole table: leave out --where")
@@ -644,6 +705,19 @@ def snapshot(
             found = asking.follow(config, asked, lambda progress: line.update(asking.sentence(asked, progress)))
     say_json(asking.to_json(asked, found)) if as_json else click.echo(asking.sentence(asked, found))
     return OK if found.state is asking.State.DONE or not wait else NOT_OK
+
+
+def _snapshot_changed(config: Config, as_json: bool) -> int:
+    from console import remembered
+
+    found = remembered.settle_all(config, everything=True)
+    told = remembered.sentences(found, everything=True, debezium=config.source == "debezium")
+    if as_json:
+        say_json({"changes": [change.to_json() for change in found]})
+    else:
+        for line in told or ["every table was read by this configuration"]:
+            click.echo(line)
+    return OK
 
 
 @command(cli, "replay", report=True)

@@ -28,6 +28,7 @@ from console.stack import free_port
 from console.stack.state import StackError
 from schemas.config import Config
 from schemas.errors import ConfigError, Problem, Retriable, UnfitDatabase
+from schemas.health import Health
 from schemas.mapping import table_names
 
 HOME_VARIABLE = "CONCORD_HOME"  # where the embedded stack keeps its jars
@@ -67,7 +68,7 @@ def captured(config: Config, password: Callable[[str], str | None] = lambda syst
     return found
 
 
-def worker(config: Config) -> DebeziumWorker:
+def worker(config: Config, health: Health) -> DebeziumWorker:
     """The part. Raises ConfigError."""
     avro = config.debezium.format == "avro"
     port = free_port()
@@ -77,7 +78,7 @@ def worker(config: Config) -> DebeziumWorker:
     systems = captured(config, lambda system: f"${{env:{variables[system]}}}")
     settings = worker_settings(config, port, jars.plugins(home(), avro))
     environment = {variables[system]: secret for system, secret in secrets.items() if secret is not None}
-    return DebeziumWorker(Program(jars.command(home()), settings, f"http://127.0.0.1:{port}", folder), systems, environment)
+    return DebeziumWorker(Program(jars.command(home()), settings, f"http://127.0.0.1:{port}", folder), systems, environment, health)
 
 
 def fetch(config: Config, progress: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of parts: served on a port of each, and read back from there by `status` and the demo.
+"""Metrics of parts: served on a port of each (`console.endpoints`), and read back from there by `status`, its exporter and the demo.
 
 A fixed port (`metrics: {source: 9101}`) is for a Prometheus elsewhere, so it listens on all interfaces; parts of one kind take the ports
 from there on, in the order of systems and workers. Without one a free port is taken, on this machine's own interface, and its address is in
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
 
-from prometheus_client import start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 
 from console.parts import is_held, read_json
@@ -24,18 +23,6 @@ from schemas.metrics import added
 logger = logging.getLogger(__name__)
 
 SCRAPE_SECONDS = 2.0
-
-
-def serve(port: int) -> str:
-    """Starts serving the default registry; returns its address. A taken port is said, and a free one used: metrics stop no part."""
-    if port:
-        try:
-            start_http_server(port, "0.0.0.0")
-            return f"http://127.0.0.1:{port}/metrics"
-        except OSError as error:
-            logger.warning("metrics port %s cannot be used (%s), taking a free one", port, error.strerror)
-    server, _ = start_http_server(0, "127.0.0.1")
-    return f"http://127.0.0.1:{server.server_port}/metrics"
 
 
 Labels = frozenset[tuple[str, str]]
@@ -69,19 +56,24 @@ def scrape(addresses: Iterable[str]) -> Scrape:
     """Reads these endpoints; one that does not answer is left out."""
     samples: dict[str, dict[Labels, float]] = {}
     for address in addresses:
-        try:
-            with urllib.request.urlopen(address, timeout=SCRAPE_SECONDS) as answer:
-                text = answer.read().decode()
-        except (URLError, OSError, http.client.HTTPException) as error:
-            logger.debug("no metrics from %s: %s", address, error)
-            continue
-        for family in text_string_to_metric_families(text):
+        text = read(address)
+        for family in () if text is None else text_string_to_metric_families(text):
             if family.name.startswith("concord_"):
                 for sample in family.samples:
                     series = samples.setdefault(sample.name, {})
                     labels = frozenset(sample.labels.items())
                     series[labels] = series.get(labels, 0.0) + sample.value
     return Scrape(samples)
+
+
+def read(address: str) -> str | None:
+    """What this endpoint says; None when it does not answer."""
+    try:
+        with urllib.request.urlopen(address, timeout=SCRAPE_SECONDS) as answer:
+            return str(answer.read().decode())
+    except (URLError, OSError, http.client.HTTPException) as error:
+        logger.debug("no metrics from %s: %s", address, error)
+        return None
 
 
 def addresses(run_dir: Path) -> dict[str, str]:

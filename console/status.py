@@ -32,7 +32,7 @@ from rich.text import Text
 
 from connectors import concord_schema
 from connectors.postgres import translated
-from console import dead, metrics, wiring
+from console import dead, metrics, verified, wiring
 from console.kafka import Cluster, Partition, lag
 from console.logs import first_line
 from console.parts import STALE_SECONDS, is_held, read_json
@@ -80,13 +80,17 @@ class Database:
     retained: int | None = None
     snapshots: Mapping[str, tuple[bool, int]] = field(default_factory=dict)  # schema.table → (done, rows)
     progress: Mapping[Partition, int] = field(default_factory=dict)
+    keep_limit: int | None = None  # retained log at which the slot is lost; None: no limit
     parked: Mapping[str, int] = field(default_factory=dict)  # by entity
+    parked_oldest: float = 0.0  # seconds that a parked record has waited, the longest
     dead: Mapping[str, int] = field(default_factory=dict)
+    verified: Mapping[str, verified.Verified] = field(default_factory=dict)
 
 
 _SLOT = """
 SELECT active, coalesce(wal_status, ''), coalesce(confirmed_flush_lsn - '0/0'::pg_lsn, 0)::bigint,
-       (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint, (pg_current_wal_lsn() - restart_lsn)::bigint
+       (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint, (pg_current_wal_lsn() - restart_lsn)::bigint,
+       (SELECT nullif(setting, '-1')::bigint * 1048576 FROM pg_settings WHERE name = 'max_slot_wal_keep_size')
 FROM (SELECT 1) one LEFT JOIN pg_replication_slots ON slot_name = %s AND database = current_database()
 """
 
@@ -95,21 +99,27 @@ def read_database(connection: psycopg.Connection[tuple[Any, ...]], config: Confi
     """Raises what psycopg raises."""
     row = connection.execute(_SLOT, (config.systems[system].slot,)).fetchone()
     assert row is not None  # the outer join has a row always
-    active, wal_status, confirmed, current, retained = row
+    active, wal_status, confirmed, current, retained, keep_limit = row
     slot = "missing" if active is None else "lost" if wal_status == "lost" else "streaming" if active else "inactive"
-    told: dict[str, Any] = {"slot": slot, "confirmed": confirmed, "current": current, "retained": retained}
+    told: dict[str, Any] = {"slot": slot, "confirmed": confirmed, "current": current, "retained": retained, "keep_limit": keep_limit}
     if not concord_schema.version(connection):
         return Database(**told)
     snapshots = connection.execute(
         "SELECT table_name, bool_and(done), sum(rows) FILTER (WHERE predicate = '') FROM concord.snapshot WHERE pipeline = %s GROUP BY 1",
         (config.systems[system].slot,),
     )
+    parked = connection.execute(
+        "SELECT entity, count(*), extract(epoch FROM clock_timestamp() - min(since)) FROM concord.parked GROUP BY 1"
+    )
+    waiting = parked.fetchall()
     return Database(
         ready=True,
         snapshots={name: (done, int(rows or 0)) for name, done, rows in snapshots},
         progress=progress_of(connection),
-        parked=dict(connection.execute("SELECT entity, count(*) FROM concord.parked GROUP BY 1").fetchall()),
+        parked={entity: number for entity, number, _ in waiting},
+        parked_oldest=max((float(seconds) for _, _, seconds in waiting), default=0.0),
         dead=dict(connection.execute("SELECT entity, count(*) FROM concord.dead_letter GROUP BY 1").fetchall()),
+        verified=verified.last(connection),
         **told,
     )
 
@@ -266,6 +276,7 @@ class Observer:
         except ConcordError as error:
             kafka_error, settled = first_line(error), False
         behind = self.behind(ends, committed, databases)
+        compared = {system: told.verified for system, told in databases.items()}
         return {
             "settled": bool(settled),
             "systems": {
@@ -281,10 +292,26 @@ class Observer:
                     "parked": sum(told.parked.get(name, 0) for told in databases.values()),
                     "dead": sum(told.dead.get(name, 0) for told in databases.values())
                     + sum(counted.get(name, 0) for counted in letters.values()),
+                    "verified": one.to_json() if (one := verified.newest(compared, name)) else None,
                 }
                 for name in self.config.entities
             },
         }
+
+    def positions(self) -> Iterator[tuple[tuple[str, ...], float, float]]:
+        """Every reader (step, system, and what it reads), how far it has come, and where that ends. What does not answer is left out."""
+        databases = self.databases()
+        for system, told in databases.items():
+            if told.error is None and told.slot in ("streaming", "inactive"):
+                yield ("source", system), told.confirmed, told.current
+        ends, committed = self.ends(), self.committed()
+        for at, (low, high) in ends.items():
+            name = (at[0], str(at[1]))
+            if at[0] in self.streamed:
+                yield ("streams", "", *name), max(low, committed.get(at, low)), high
+            for system, told in databases.items():
+                if told.error is None and at[0] in self.reads(system):
+                    yield ("sink", system, *name), max(low, told.progress.get(at, low)), high
 
     def _lag_of(self, entity: str, behind: Behind) -> int:
         streams = sum(count for (topic, _), count in behind.streams.items() if entity in self.streamed[topic])
@@ -300,12 +327,14 @@ class Observer:
             "error": told.error or kafka_error,
             "slot": told.slot if answers else None,
             "retained_wal_bytes": told.retained if answers else None,
+            "wal_keep_limit_bytes": told.keep_limit,
             "snapshot": {table: dict(zip(("done", "rows"), told.snapshots.get(table, (False, 0)), strict=True)) for table in tables},
             "source_lag_bytes": max(0, told.current - told.confirmed) if answers and told.slot != "missing" else None,
             "source_lag_seconds": scraped.highest("concord_lag_seconds", part="source", system=name),
             "sink_lag_events": sum(behind.sinks[name].values()) if answers and kafka_error is None else None,
             "sink_lag_seconds": scraped.highest("concord_lag_seconds", part="sink", system=name),
             "parked": sum(told.parked.values()) if answers else None,
+            "parked_oldest_seconds": round(told.parked_oldest, 1) if answers else None,
             "dead": sum(told.dead.values()) + letters if answers else None,
             "events": _events(scraped, system=name),
             "commit_to_commit": _latencies(scraped, name, self.config),

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from console.parts import HEARTBEAT_SECONDS, SUPERVISED, held, now_text, read_json, tell_json
+from schemas.health import Health
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class Supervisor:
         self._events: queue.SimpleQueue[_Ended | _Stop] = queue.SimpleQueue()
         self._stops = 0
         self._since = now_text()
+        self.health = Health()
 
     def stop(self) -> None:
         """Asks `run` to end; from a signal handler or another thread. A second time: at once."""
@@ -133,6 +135,7 @@ class Supervisor:
     def _supervise(self, file: Path) -> None:
         next_beat = 0.0
         while not self._stops:
+            self.health.turned()
             started = self._start_due()
             now = time.monotonic()
             if started or now >= next_beat:

@@ -27,14 +27,16 @@ from connectors.catalog import read_tables
 from connectors.postgres import connect, translated
 from connectors.source import slot
 from connectors.source.snapshot import SnapshotStore
+from console import ownership
 from console.kafka import Cluster
 from console.logs import first_line, hide
-from console.parts import read_json, tell_json
+from console.parts import SUPERVISED, read_json, tell_json
 from console.supervise import PartCommand
 from schemas import topics
 from schemas.catalog import Table
 from schemas.config import Config, load
 from schemas.errors import ConfigError, Problem, Retriable, UnfitDatabase
+from schemas.health import Health
 from schemas.mapping import Pipeline, compile_config, table_name, table_names
 from schemas.registry import open_registry
 from schemas.topics import Topic
@@ -171,6 +173,16 @@ def ensure_topics(config: Config) -> None:
         logger.info("created %d topics", len(created))
 
 
+def ensure_schema(config: Config, system: str) -> str:
+    """The schema `concord`, up to date; returns the database's name for itself."""
+    told = config.systems[system]
+    with session(config, system, as_role=False) as connection:
+        found = concord_schema.ensure(connection, told.role)
+        if found != concord_schema.LATEST:
+            logger.info("system %s: schema concord is now at version %d (was %d)", system, concord_schema.LATEST, found)
+        return concord_schema.name_of(connection)
+
+
 def ensure_system(config: Config, system: str) -> None:
     """What must be in a system's database before any part works: the schema `concord`, our publication, our slot.
 
@@ -178,11 +190,9 @@ def ensure_system(config: Config, system: str) -> None:
     A slot that was lost is left to the source, which reads everything again. Debezium makes its own: only then are its snapshot and its
     stream without a gap between them (docs/decisions/0026).
     """
+    ensure_schema(config, system)
     told = config.systems[system]
     with session(config, system, as_role=False) as connection:
-        found = concord_schema.ensure(connection, told.role)
-        if found != concord_schema.LATEST:
-            logger.info("system %s: schema concord is now at version %d (was %d)", system, concord_schema.LATEST, found)
         tables = table_names(config, system)
         if not tables:
             return
@@ -195,7 +205,13 @@ def ensure_system(config: Config, system: str) -> None:
 
 
 def prepare(config: Config, systems: Iterable[str]) -> None:
-    """Everything that these systems' parts find there when they start. May be done again, by any number of processes at once."""
+    """Everything that these systems' parts find there when they start. May be done again, by any number of processes at once.
+
+    Raises ConfigError when the topics are another pipeline's, or do not fit.
+    """
+    systems = tuple(systems)
+    if os.environ.get(SUPERVISED) != "1":  # else `concord up` has done it
+        ownership.claim(config, {system: ensure_schema(config, system) for system in systems}, Cluster(config.kafka))
     ensure_topics(config)
     for system in systems:
         ensure_system(config, system)
@@ -212,8 +228,11 @@ Run = Callable[[], object]
 Stop = Callable[[], None]
 
 
-def build(kind: str, pipeline: Pipeline, system: str | None, worker: int, ready: Callable[[], None]) -> tuple[Run, Stop | None]:
-    """A part: what runs it, and what asks it to stop; None when it takes SIGTERM itself. `ready` is called when it is at work.
+def build(
+    kind: str, pipeline: Pipeline, system: str | None, worker: int, ready: Callable[[], None], health: Health
+) -> tuple[Run, Stop | None]:
+    """A part: what runs it, and what asks it to stop; None when it takes SIGTERM itself. `ready` is called when it is at work, `health` is
+    kept from then on.
 
     A part is imported when it is built: a sink that starts again need not wait for Faust.
     """
@@ -221,20 +240,20 @@ def build(kind: str, pipeline: Pipeline, system: str | None, worker: int, ready:
     if kind == "streams":
         from streams.app import run_streams
 
-        return lambda: run_streams(pipeline, lambda: open_registry(config.kafka, config.registry), worker, on_ready=ready), None
+        return lambda: run_streams(pipeline, lambda: open_registry(config.kafka, config.registry), worker, ready, health), None
     part: _Part
     if kind == "debezium":
         from console.debezium import worker as debezium_worker
 
-        part = debezium_worker(config)
+        part = debezium_worker(config, health)
     elif kind == "source":
         from connectors.source.connector import SourceConnector
 
-        part = SourceConnector(_named(system), pipeline, open_registry(config.kafka, config.registry))
+        part = SourceConnector(_named(system), pipeline, open_registry(config.kafka, config.registry), health)
     else:
         from connectors.sink.connector import SinkConnector
 
-        part = SinkConnector(_named(system), pipeline, open_registry(config.kafka, config.registry), worker)
+        part = SinkConnector(_named(system), pipeline, open_registry(config.kafka, config.registry), worker, health=health)
 
     def tell_when_ready() -> None:
         part.ready.wait()
@@ -249,10 +268,11 @@ def _named(system: str | None) -> str:
     return system
 
 
-def patiently(doing: str, call: Callable[[], T], first: float = 0.5, longest: float = 10.0) -> T:
-    """`call()`, again and again for as long as what it needs does not answer, and says so."""
+def patiently(doing: str, call: Callable[[], T], turned: Callable[[], None] = lambda: None, first: float = 0.5, longest: float = 10.0) -> T:
+    """`call()`, again and again for as long as what it needs does not answer, and says so; `turned` is called before each try."""
     wait = first
     while True:
+        turned()
         try:
             return call()
         except Retriable as error:
@@ -291,10 +311,10 @@ def receiving(pipeline: Pipeline) -> list[str]:
     return capturing(pipeline)
 
 
-def metrics_port(pipeline: Pipeline, kind: str, system: str | None = None, worker: int = 0) -> int:
+def metrics_port(config: Config, kind: str, system: str | None = None, worker: int = 0) -> int:
     """The configured port of a part, 0 for a free one: a kind's first port, then one more per system and per worker."""
-    base = int(getattr(pipeline.config.metrics, "source" if kind == DEBEZIUM else kind))
+    base = int(getattr(config.metrics, "source" if kind == DEBEZIUM else kind))
     if not base:
         return 0
-    systems = capturing(pipeline)
+    systems = [name for name in config.systems if table_names(config, name)]
     return base + (worker if system is None else systems.index(system) + worker * len(systems))

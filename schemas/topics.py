@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 DAY_MS = 24 * 3600 * 1000
 SCHEMAS = "concord.schemas"  # the embedded registry
+OWNERS = "concord.owners"  # which pipeline uses which names
 
 
 @dataclass(frozen=True, slots=True)

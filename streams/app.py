@@ -19,6 +19,7 @@ import faust
 
 from schemas import topics
 from schemas.errors import ConfigError, Problem
+from schemas.health import Health
 from schemas.mapping import Pipeline
 from schemas.metrics import LAG_EVENTS, LAG_SECONDS
 from schemas.registry import Registry
@@ -99,12 +100,13 @@ def run_streams(
     registry_factory: Callable[[], Registry],
     worker: int = 0,
     on_ready: Callable[[], None] | None = None,
+    health: Health | None = None,
     **settings: Any,
 ) -> None:
     """Runs a worker until SIGTERM or SIGINT: then what is in work is finished and committed."""
     registry = registry_factory()
     try:
-        run_worker(create_app(pipeline, registry, worker=worker, **settings), on_ready=on_ready)
+        run_worker(create_app(pipeline, registry, worker=worker, **settings), on_ready=on_ready, health=health)
     finally:
         registry.close()
 

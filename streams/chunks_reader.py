@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.05  # how long the thread sleeps at most when nothing arrives, and a new position waits; a record wakes it at once
 HIGHWATER_SECONDS = 0.25  # how often the ends of partitions are looked at
 TAKE = 5000  # records per turn
+HELD = 4 * TAKE  # records read and not taken; then the thread reads no more, and the client's own buffer fills up (16 MiB)
 
 
 class Record(NamedTuple):
@@ -62,6 +63,8 @@ class Reader:
         self._moves: deque[tuple[set[TP], dict[TP, int]]] = deque()  # carried out by the thread: a poll elsewhere would block it for long
         self._highwaters: dict[TP, int] = {}
         self._arrived: deque[tuple[TP, list[Record]]] = deque()
+        self._read_count, self._taken_count = 0, 0  # of records; the first is the thread's, the second the loop's
+        self._taken = threading.Event()
         self._astray: deque[TP] = deque()
         self._some = asyncio.Event()
         self._error: BaseException | None = None  # what ended the thread
@@ -92,6 +95,8 @@ class Reader:
         if self._error is not None:
             raise self._error
         runs = [self._arrived.popleft() for _ in range(len(self._arrived))]
+        self._taken_count += sum(len(records) for _, records in runs)
+        self._taken.set()
         return runs, [self._astray.popleft() for _ in range(len(self._astray))]
 
     def highwater(self, tp: TP) -> int | None:
@@ -121,6 +126,10 @@ class Reader:
                 looked = time.monotonic()
                 found = {tp: consumer.get_watermark_offsets(TopicPartition(*tp), cached=True)[1] for tp in read}
                 self._highwaters.update((tp, high) for tp, high in found.items() if high != OFFSET_INVALID)
+            if self._read_count - self._taken_count >= HELD:  # the loop is busy, or the flow is stopped: the client holds the rest
+                self._taken.wait(POLL_SECONDS)
+                self._taken.clear()
+                continue
             message = consumer.poll(POLL_SECONDS)
             if message is None:
                 continue
@@ -134,6 +143,7 @@ class Reader:
                     runs.setdefault(tp, []).append(_record(message))
             for tp, records in runs.items():
                 self._highwaters[tp] = max(records[-1].offset + 1, self._highwaters.get(tp, 0))
+            self._read_count += sum(map(len, runs.values()))
             self._arrived.extend(runs.items())
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 self._loop.call_soon_threadsafe(self._some.set)

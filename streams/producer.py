@@ -70,6 +70,7 @@ class ChunkProducer:
                 "linger.ms": 0,  # adds itself to the latency and buys nothing: a chunk is a batch already
                 "partitioner": "murmur2_random",  # keyed outputs are co-partitioned with what Java clients write
                 "queue.buffering.max.messages": 1_000_000,
+                "queue.buffering.max.kbytes": 65_536,  # a gigabyte by default; a chunk whose outputs are more waits for room
                 "delivery.timeout.ms": 120_000,  # a broker that restarts is back well before
                 "topic.metadata.refresh.fast.interval.ms": 10,  # first record of a topic: 100 ms by default
                 **config,

@@ -45,6 +45,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from schemas.errors import ConcordError, MappingError, Retriable, SchemaError
+from schemas.health import Health as PartHealth
 from streams.chunks import FAUST_LOGGER, Chunk, Forgotten, Ledger, current_chunk
 from streams.chunks_agent import ChunkAgent, Handler, Lane
 from streams.chunks_reader import Reader, Record
@@ -647,6 +648,7 @@ def run_worker(
     app: ChunkApp,
     *,
     on_ready: Callable[[], None] | None = None,
+    health: PartHealth | None = None,
     uvloop: bool = True,
     switch_interval: float = 0.0002,  # three threads pass the interpreter on; at the default 5 ms a record waits for it twice
 ) -> None:
@@ -661,10 +663,10 @@ def run_worker(
 
         factory = fast.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_serve(app, on_ready))
+        runner.run(_serve(app, on_ready, health or PartHealth()))
 
 
-async def _serve(app: ChunkApp, on_ready: Callable[[], None] | None) -> None:
+async def _serve(app: ChunkApp, on_ready: Callable[[], None] | None, health: PartHealth) -> None:
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
@@ -676,7 +678,13 @@ async def _serve(app: ChunkApp, on_ready: Callable[[], None] | None) -> None:
             await asyncio.wait([stopping] if starting.done() else [stopping, starting], timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
             if starting.done() and (error := starting.exception()) is not None:
                 raise error
-            if not told and on_ready is not None and app.ready:
+            ready = app.ready
+            health.turned()
+            if ready:
+                health.ready()
+            else:
+                health.waits("partitions are being assigned, or tables recovered")
+            if not told and on_ready is not None and ready:
                 told = True
                 on_ready()
     finally:

@@ -23,6 +23,7 @@ from connectors.debezium.connect import Connect
 from connectors.debezium.settings import Settings, properties
 from connectors.debezium.watching import Captured, Watching
 from schemas.errors import Retriable
+from schemas.health import Health
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,10 @@ class Program:
 class DebeziumWorker:
     """Runs until `stop()`. One `run()` per object, in the main thread: the one whose end Java follows."""
 
-    def __init__(self, program: Program, systems: Mapping[str, Captured], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, program: Program, systems: Mapping[str, Captured], environment: Mapping[str, str], health: Health | None = None
+    ) -> None:
+        self.health = health or Health()
         self.ready = threading.Event()
         self._program = program
         self._environment = dict(environment)  # passwords that the settings only name
@@ -69,6 +73,7 @@ class DebeziumWorker:
     def _watch(self, java: subprocess.Popen[bytes]) -> None:
         silent = 0.0
         while not self._stop.wait(LOOK_SECONDS):
+            self.health.turned()
             self._alive(java)
             try:
                 self._watching.look()
@@ -78,7 +83,12 @@ class DebeziumWorker:
                 if silent > SILENT_SECONDS:
                     raise
                 logger.debug("%s", error)
+                self.health.waits("Kafka Connect does not answer")
                 continue
+            if self._watching.waiting:
+                self.health.waits("not every system is captured yet")
+            else:
+                self.health.ready()
             if not self._watching.waiting and not self.ready.is_set():
                 self.ready.set()
 
@@ -94,6 +104,7 @@ class DebeziumWorker:
         """Tries until it goes through; False when asked to stop before that."""
         tries = int(seconds / 0.1)
         for left in range(tries, -1, -1):
+            self.health.turned()
             self._alive(java)
             try:
                 return does()

@@ -32,6 +32,7 @@ from connectors.sink.plan import Task
 from connectors.sink.session import open_session
 from schemas import topics
 from schemas.errors import Refused, Retriable, SchemaError
+from schemas.health import Health
 from schemas.mapping import Pipeline
 from schemas.metrics import State
 from schemas.registry import Registry
@@ -62,6 +63,7 @@ class SinkConnector:
         metrics: SinkMetrics | None = None,
         dead_letters: DeadLetters | None = None,
         clock: Callable[[], float] = time.time,
+        health: Health | None = None,
     ) -> None:
         config = pipeline.config
         self.system = system
@@ -70,6 +72,7 @@ class SinkConnector:
         self._pipeline = pipeline
         self._settings = config.systems[system]
         self._metrics = metrics or SinkMetrics(system)
+        self.health = health or Health()
         self._clock = clock
         self._entity_of = {topics.golden(name): name for name in pipeline.entities}
         kafka: dict[str, Any] = {"bootstrap.servers": config.kafka.bootstrap, **config.kafka.settings}
@@ -124,6 +127,7 @@ class SinkConnector:
     # one turn
 
     def _step(self) -> None:
+        self.health.turned()
         consumer = self._the_consumer()
         if self._position_due:
             self._retried(self._position)
@@ -245,6 +249,8 @@ class SinkConnector:
                 break
             except Retriable as error:
                 self._metrics.retries.inc()
+                self.health.turned()
+                self.health.waits("the target or the registry does not answer, or asked to try again")
                 (logger.warning if not paused else logger.debug)("%s; trying again until it works", error)
                 if self._applier is not None:
                     self._applier.rollback()
@@ -262,6 +268,8 @@ class SinkConnector:
                     break
         if paused:
             self._pause(False)
+        if paused and not self._position_due:
+            self.health.ready()
 
     def _wait(self, seconds: float) -> None:
         """Waits, and stays a member of the group."""
@@ -306,6 +314,7 @@ class SinkConnector:
         self._epoch += 1
         self._assigned = partitions
         self._position_due = True
+        self.health.waits("where to go on is not read from the target yet")
         consumer.assign([])  # nothing is fetched before the database has said from where
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -314,6 +323,7 @@ class SinkConnector:
         self._stored.clear()
         self._kept.clear()
         self._position_due = False
+        self.health.waits("no partitions are assigned yet")
         consumer.unassign()
 
     def _position(self) -> None:
@@ -327,6 +337,7 @@ class SinkConnector:
         self._kept.clear()
         self._position_due = False
         self.ready.set()
+        self.health.ready()
 
     def _hint(self) -> None:
         """Tells Kafka how far we are, for those who look there. Never read back (I2)."""

@@ -63,7 +63,8 @@ class DeadLetters:
         try:
             if self._producer is None or self._encode is None:
                 self._encode = self._codec.encoder(f"{self._topic}-value", DEAD_SCHEMA)
-                self._producer = Producer({**self._kafka, "acks": "all", "enable.idempotence": True}, logger=logger)
+                room = {"queue.buffering.max.kbytes": 32_768}  # what finds none is in the table only
+                self._producer = Producer({**room, **self._kafka, "acks": "all", "enable.idempotence": True}, logger=logger)
             self._producer.produce(self._topic, self._encode(letter.to_avro()), letter.key, on_delivery=_delivered)
         except (ConcordError, KafkaException, BufferError) as error:
             logger.warning("a dead letter is in the table only, topic %s did not take it: %s", self._topic, error)

@@ -40,6 +40,7 @@ from connectors.source.slot import create_slot, drop_slot, ensure_publication, s
 from connectors.source.snapshot import CHANNEL, Aborted, Chunk, SnapshotStore, Snapshotter, parse_watermark
 from schemas.dead import DEAD_SCHEMA, DeadLetter, Where
 from schemas.errors import ConcordError, Retriable, SlotLost
+from schemas.health import Health
 from schemas.metrics import EVENTS, LAG_SECONDS, RETAINED_WAL, State
 from schemas.registry import Registry
 from schemas.serde import Codec
@@ -197,8 +198,10 @@ class _Window:
 class Source:
     """Streams one database's log to Kafka until it is stopped."""
 
-    def __init__(self, settings: SourceSettings, registry: Registry) -> None:
+    def __init__(self, settings: SourceSettings, registry: Registry, health: Health | None = None) -> None:
         self.settings = settings
+        self.health = health or Health()
+        metrics.SLOT_LOST.labels(settings.system)  # there from the start, at 0
         self._registry = registry
         self._waker = _Waker()
         self._stopping = threading.Event()
@@ -218,10 +221,13 @@ class Source:
         try:
             while not self._stopping.is_set():
                 started = time.monotonic()
+                self.health.turned()
                 try:
                     self._stream_once(delivery)
                 except Retriable as error:
                     metrics.RECONNECTS.labels(self.settings.system).inc()
+                    self.health.waits("the replication stream broke off; it is opened again")
+                    self.health.turned()
                     if time.monotonic() - started > BACKOFF[1]:
                         pause = BACKOFF[0]  # it went well for a while
                     wait = pause * random.uniform(0.5, 1.0)
@@ -279,6 +285,7 @@ class Source:
                     thread.start()
                 metrics.STREAMING.labels(settings.system).set(1)
                 self.ready.set()
+                self.health.ready()
                 logger.info("%s: streaming slot %s", settings.system, settings.slot)
                 self._read(stream, emitter, delivery)
             finally:
@@ -306,6 +313,7 @@ class Source:
             if settings.on_lost_slot == "stop":
                 raise
             logger.error("%s: %s. Reading every table again, and looking for deleted rows", settings.system, error)
+            metrics.SLOT_LOST.labels(settings.system).set_to_current_time()
             lost = True
         if not lost:
             if not there:
@@ -324,8 +332,13 @@ class Source:
             return settings.linked.get((schema, table), ())
 
         with self._connect(settings.role) as conn, slot_and_snapshot(settings.dsn, settings.session, settings.slot) as place:
-            tables, stopping = list(settings.tables), self._stopping.is_set
-            read_all(conn, place, settings.system, tables, linked, store, emitter, delivery, stopping)
+            self.health.waits("every table is read again after the slot was lost")
+            read_all(conn, place, settings.system, list(settings.tables), linked, store, emitter, delivery, self._is_stopping)
+
+    def _is_stopping(self) -> bool:
+        """Asked in every turn of a loop."""
+        self.health.turned()
+        return self._stopping.is_set()
 
     # the reader
 
@@ -355,6 +368,7 @@ class Source:
                     selector.select(SILENCE_SECONDS)
                     delivery.waiting(False)
                     self._waker.clear()
+                    self.health.turned()
                     if self._failed is not None:
                         raise self._failed
                     emitter.tick()
@@ -410,6 +424,7 @@ class Source:
                 if unconfirmed >= BUSY_CONFIRM_MESSAGES:
                     unconfirmed = 0
                     self._confirm(stream, delivery)
+                    self.health.turned()
                     lag.set(max(0.0, time.time() - commit_us / 1e6))
                     emitter.tick()
                     if self._failed is not None:
@@ -434,6 +449,7 @@ class Source:
 
     def _relieve(self) -> None:
         """Kafka's buffer is full: meanwhile the database must not take us for dead."""
+        self.health.turned()
         if self._stopping.is_set():
             raise Retriable("stopped while Kafka's buffer was full")
         if self._stream is not None and self._delivery is not None and time.monotonic() - self._last_word > SILENCE_SECONDS:
@@ -595,5 +611,5 @@ class Source:
 class SourceConnector(Source):
     """The source of `system` as the pipeline describes it."""
 
-    def __init__(self, system: str, pipeline: _Pipeline, registry: Registry) -> None:
-        super().__init__(settings_for(system, pipeline), registry)
+    def __init__(self, system: str, pipeline: _Pipeline, registry: Registry, health: Health | None = None) -> None:
+        super().__init__(settings_for(system, pipeline), registry, health)

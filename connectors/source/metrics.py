@@ -14,3 +14,4 @@ SNAPSHOT_ROWS = Counter("concord_source_snapshot_rows", "Rows sent by snapshots"
 SNAPSHOT_PENDING = Gauge("concord_source_snapshot_pending", "Tables whose snapshot is not finished", ("system",))
 MISSING_COLUMNS = Gauge("concord_source_missing_columns", "Mapped columns that the table does not have any more", ("system", "table"))
 SLOT_HEALTH = Gauge("concord_source_slot_health", "1 if the slot is well, 0 if it is about to be lost (wal_status unreserved)", ("system",))
+SLOT_LOST = Gauge("concord_source_slot_lost_timestamp_seconds", "When the slot was found lost last; 0: not since the start", ("system",))

@@ -8,7 +8,7 @@
                                 inserts       values that nobody gives, constants that are refused, sequences
                                 keys          what rows are found by; uniqueness, references, deletes
                                 values        what each side can hold of the other's values, and how many there are that it cannot
-    Kafka                       answers, has enough brokers, its topics fit
+    Kafka                       answers, has enough brokers, its topics fit and are no other pipeline's
 
 An entity that does not compile is left out of what is asked about the sound ones, with those that refer to it.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from connectors.catalog import read_tables
 from connectors.postgres import translated
-from console import wiring
+from console import ownership, wiring
 from console.check.database import Database
 from console.check.debezium import check_debezium, check_settings
 from console.check.findings import About, Checked, show
@@ -166,6 +166,7 @@ def _kafka(config: Config, found: Checked) -> None:
         if brokers < config.kafka.replication:
             what = f"is {config.kafka.replication}, the cluster has {brokers}"
             found.problem(About.KAFKA, "kafka.replication", what, f"replication: {brokers}, or more brokers")
+        found.take(About.KAFKA, ownership.compared(config, {}, cluster)[0])
         cluster.check(wiring.topics_of(config))
     except ConfigError as error:
         found.take(About.KAFKA, error.problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from connectors import concord_schema
 from connectors.source.slot import SlotState, slot_state, usable
 from connectors.source.snapshot import SnapshotStore
+from console import remembered
 from console.check.database import Database
 from console.check.findings import About
 from schemas.errors import SlotLost, UnfitDatabase
@@ -29,6 +30,7 @@ def check_server(db: Database) -> None:
     _rights(db)
     if usable:
         _schema_version(db)
+        _mapping(db)
 
 
 def _settings(db: Database) -> None:
@@ -180,6 +182,14 @@ def _origin_functions(db: Database, wanted: list[str]) -> None:
             f"role {db.role} may not use replication origins, by which our own writes are told from the application's",
             f"GRANT EXECUTE ON FUNCTION {named} TO {db.role}",
         )
+
+
+def _mapping(db: Database) -> None:
+    for change in remembered.changes(db.connection, db.config, db.system):
+        if change.read_again or change.rows:
+            mend = "`concord up` reads it again when it starts" if change.read_again else "rows that do not count any more would be deleted"
+            tables = ", ".join(f"{schema}.{table}" for schema, table in change.tables)
+            db.note(About.FILE, f"{change.what} since {tables} was read", f"{mend}; with parts that run: `concord snapshot --changed`")
 
 
 def _schema_version(db: Database) -> None:

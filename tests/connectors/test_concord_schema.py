@@ -39,6 +39,8 @@ FINGERPRINTS = (  # of each migration, in order: one that has left this reposito
     "46bb0a4d53b8e522",
     "aaed04ad1cbc355f",
     "48729329adae98c4",
+    "41d1fbba59fd7343",
+    "15eec622f109562f",
 )
 CATALOG = """
 SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid), 'column'

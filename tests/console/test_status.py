@@ -12,12 +12,13 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartiti
 from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from console import metrics, status
+from console import status, verified
 from console.parts import being, write_json
 from console.status import Observer, size
 from console.wiring import ensure_system, group_of_streams
 from schemas import topics
 from schemas.metrics import SECONDS_BUCKETS
+from tests.console.a_report import REPORT
 from tests.console.console_fixtures import World, world
 
 __all__ = ["world"]
@@ -150,29 +151,25 @@ def test_the_report_has_exactly_the_promised_shape(ready: World) -> None:
     assert set(told) == {"settled", "systems", "parts", "entities"}
     assert told["settled"] is False
     assert set(told["systems"]) == {ready.crm, ready.erp}
-    assert set(told["systems"][ready.crm]) == {
-        "error",
-        "slot",
-        "retained_wal_bytes",
-        "snapshot",
-        "source_lag_bytes",
-        "source_lag_seconds",
-        "sink_lag_events",
-        "sink_lag_seconds",
-        "parked",
-        "dead",
-        "events",
-        "commit_to_commit",
-    }
+    assert set(told["systems"][ready.crm]) == set(REPORT["systems"]["erp"])
     assert told["systems"][ready.crm]["slot"] == "inactive"
     assert told["systems"][ready.crm]["snapshot"]["public.account"] == {"done": True, "rows": 0}
     assert told["systems"][ready.erp]["parked"] == 1
     assert set(told["parts"]) == {f"source-{ready.crm}", f"source-{ready.erp}", "streams-0", f"sink-{ready.crm}-0", f"sink-{ready.erp}-0"}
-    assert set(told["parts"]["streams-0"]) == {"alive", "pid", "since", "state", "restarts", "last_exit", "metrics"}
+    assert set(told["parts"]["streams-0"]) == set(REPORT["parts"]["sink-erp-0"])
     assert told["parts"]["streams-0"]["alive"] is False
-    assert told["entities"][ready.customer] == {"events": {}, "conflicts": 2, "lag_events": 0, "parked": 0, "dead": 0}
+    assert told["entities"][ready.customer] == {"events": {}, "conflicts": 2, "lag_events": 0, "parked": 0, "dead": 0, "verified": None}
+    assert set(told["entities"][ready.customer]) == set(REPORT["entities"]["customer"])
+    assert told["systems"][ready.erp]["parked_oldest_seconds"] > 0
     assert told["entities"][ready.contact]["parked"] == 1
     assert "inactive" in ready.run("status").stdout
+    verified.keep(ready.config, {ready.customer: (10, 0)})
+    verified.keep(ready.config, {ready.customer: (12, 3)})
+    with Observer(ready.config) as observer:
+        found = observer.report()["entities"][ready.customer]["verified"]
+        readers = {reader[:2] for reader, position, end in observer.positions() if position <= end}
+    assert (found["things"], found["differences"]) == (12, 3)
+    assert readers == {("streams", ""), ("source", ready.crm), ("source", ready.erp), ("sink", ready.crm), ("sink", ready.erp)}
 
 
 def test_a_database_that_does_not_answer_hides_only_itself(world: World) -> None:
@@ -221,20 +218,6 @@ def test_a_living_part_is_seen_with_its_metrics_and_a_stale_one_is_not_alive(
         monkeypatch.setattr(status, "STALE_SECONDS", -1.0)
         assert status.parts(ready.config, run_dir)[f"sink-{ready.erp}-0"]["state"] == "not responding"
     assert status.parts(ready.config, run_dir)[f"sink-{ready.erp}-0"]["alive"] is False
-
-
-def test_metrics_are_served_on_the_port_asked_for_or_another_one() -> None:
-    address = metrics.serve(0)
-    taken = int(address.rpartition(":")[2].partition("/")[0])
-    assert metrics.serve(taken) != address
-    assert "python_info" in _text(address)
-
-
-def _text(address: str) -> str:
-    import urllib.request
-
-    with urllib.request.urlopen(address, timeout=5) as answer:
-        return str(answer.read().decode())
 
 
 @pytest.mark.parametrize(("count", "shown"), [(None, "?"), (0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_500_000_000, "2.5 GB")])
