@@ -12,23 +12,21 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import psycopg
 from rich.console import Console
 from rich.table import Table
 
+from bench.command import Ran, concord, databases
 from bench.dirty import FIELDS, Dirty, Row, dirty, pairs_of
 from console import grants
-from examples.drive import HOME, drop_databases, fresh_database, our_login
+from examples.drive import our_login
 from schemas.config import load
 
 BANDS = ((99, 100), (90, 99), (80, 90), (70, 80), (60, 70), (50, 60))  # of scores
@@ -57,21 +55,12 @@ entities:
 """
 
 
-class Ran(NamedTuple):
-    """A command that has ended."""
-
-    status: int
-    seconds: float
-    megabytes: float  # the most it had in memory
-    said: str
-
-
 def main() -> int:
     args = _arguments()
     console = Console(highlight=False)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        dsns = stack.enter_context(_given(args) if args.crm else _embedded())
+        dsns = stack.enter_context(databases(args.crm, args.erp))
         made = dirty(args.rows, args.seed)
         console.print(f"{len(made.crm):,} accounts and {len(made.erp):,} partners, {made.shared:,} customers in both (seed {args.seed})")
         for system, schema, rows in (("crm", CRM, made.crm), ("erp", ERP, made.erp)):
@@ -81,7 +70,7 @@ def main() -> int:
         environment = {**os.environ, **{f"{system.upper()}_DSN": dsn if args.crm else our_login(dsn) for system, dsn in dsns.items()}}
         if not args.crm:
             grants.grant(load(config, environment), dsns, run=True)
-        found = _concord(config, environment, "-o", str(file))
+        found = concord("match", config, environment, "-o", str(file))
         if found.status not in (0, 1):
             console.print(found.said)
             return 2
@@ -91,8 +80,8 @@ def main() -> int:
             lines = list(csv.DictReader(text))
         console.print(_right(lines, made))
         _decide(lines, file)
-        accepted = _concord(config, environment, "--accept", str(file))
-        again = _concord(config, environment)
+        accepted = concord("match", config, environment, "--accept", str(file))
+        again = concord("match", config, environment)
         console.print(_cost({"match -o": found, "match --accept": accepted, "match, once accepted": again}))
         return 0 if accepted.status in (0, 1) else 2
 
@@ -112,23 +101,6 @@ def _arguments() -> argparse.Namespace:
 
 
 # --- databases --------------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _given(args: argparse.Namespace) -> Iterator[dict[str, str]]:
-    yield {"crm": args.crm, "erp": args.erp}
-
-
-@contextmanager
-def _embedded() -> Iterator[dict[str, str]]:
-    from console.stack import running
-
-    with running(HOME, run=f"bench-{os.getpid()}", kafka=False, ephemeral=True) as state:
-        servers = {"crm": state.postgres[0].dsn, "erp": state.postgres[-1].dsn}
-        try:
-            yield {system: fresh_database(server, f"bench_{system}") for system, server in servers.items()}
-        finally:
-            drop_databases({f"bench_{system}": server for system, server in servers.items()})
 
 
 def _fill(dsn: str, schema: str, system: str, rows: Sequence[Row]) -> None:
@@ -156,18 +128,6 @@ def _config(match_on: bool) -> str:
 
 
 # --- the command ------------------------------------------------------------------------------------------------------------------
-
-
-def _concord(config: Path, environment: dict[str, str], *options: str) -> Ran:
-    began = time.monotonic()
-    command = [sys.executable, "-m", "console", "match", "-c", str(config), *options]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    said = process.stdout.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    kilobytes = used.ru_maxrss / 1024 if sys.platform == "darwin" else used.ru_maxrss
-    return Ran(process.returncode, time.monotonic() - began, kilobytes / 1024, said)
 
 
 def _decide(lines: list[dict[str, str]], file: Path) -> None:

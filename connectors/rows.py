@@ -143,6 +143,33 @@ class FlatRows:
             part = self.binding.part[part].of
         return " ".join(reversed(found))
 
+    def in_scope(self) -> list[str] | None:
+        """What makes a flat row count, as conditions: the same as `Binding.in_scope`. None: it depends on an aggregate."""
+        conditions = []
+        for column, read, allowed in self.binding.tests:
+            name, rest = self.binding.split(column)
+            part = self.binding.part.get(name)
+            if part is not None and part.aggregates:
+                return None
+            table = self.binding.table if part is None else part.table
+            conditions.append(_counts(table, self.alias[name], rest, read, allowed))
+        return conditions
+
+    def key_text(self) -> str:
+        """The root's key as one text: the same as `Binding.key_of`."""
+        texts = [_key_text(_described(self.binding.table, column), f"t.{quoted(column)}") for column in self.binding.key_columns]
+        if len(texts) == 1:
+            return texts[0]
+        return "'[' || " + " || ',' || ".join(f"to_json({text})::text" for text in texts) + " || ']'"
+
+    def has_key(self, alias: str, text: str) -> str:
+        """That a row of the root's table has this key: the inverse, by an index on the key."""
+        key = self.binding.key_columns
+        parts = [text] if len(key) == 1 else [f"({text}::json ->> {number})" for number in range(len(key))]
+        return " AND ".join(
+            f"{alias}.{quoted(column)} = {part}::{cast_type(self.binding.table, column)}" for column, part in zip(key, parts, strict=True)
+        )
+
     def key(self, part: str) -> list[str]:
         """A part's key columns, or the root's."""
         columns = self.binding.key_columns if part == ROOT else self.binding.part[part].key_columns
@@ -170,6 +197,10 @@ class FlatRows:
             return ""
         values = ", ".join(f"{_drawn(part.aggregates[name])} AS {quoted(name)}" for name in wanted)
         return f"LEFT JOIN LATERAL (SELECT {values} FROM {table_name(part.table)} c WHERE {where}) {alias} ON true"
+
+
+def _key_text(column: Column, at: str) -> str:
+    return f"left({at}::text, 1)" if column.base == "boolean" else f"{at}::text"
 
 
 def _drawn(aggregate: Aggregate) -> str:

@@ -606,24 +606,61 @@ def status(file: Path, debug: bool, as_json: bool, seconds: float | None, watch:
 @command(cli, "verify", report=True)
 @click.option("--entity", "entities", multiple=True, help="Only this entity; may be given again.")
 @click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="Name so many differences; all are counted.")
-def verify(file: Path, debug: bool, as_json: bool, entities: tuple[str, ...], limit: int) -> int:
+@click.option("--repair", is_flag=True, help="Send what is agreed on again, to be written over what differs from it.")
+@click.option("--dry-run", is_flag=True, help="With --repair: only say what it would do.")
+@click.option(
+    "--wait",
+    "seconds",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="With --repair: wait so long for what becomes of it.",
+)
+@click.option("--fetch", is_flag=True, help="Fetch every row, instead of comparing hashes that the databases make.")
+@click.option("--by", help="With --repair: who wants it so, for the history.  [default: you, at this machine]")
+def verify(
+    file: Path,
+    debug: bool,
+    as_json: bool,
+    entities: tuple[str, ...],
+    limit: int,
+    repair: bool,
+    dry_run: bool,
+    seconds: float,
+    fetch: bool,
+    by: str | None,
+) -> int:
     """Do both sides agree? Compares them through the mapping, while live, and names each difference.
 
     A row that is in flight is looked at again before anything is said about it. Values are shown: you asked for them.
 
+    With --repair, what is agreed on (the golden record) is sent again as the operator's write, and written over what a system was seen to
+    hold, also where that system owns the field; a row that is missing is inserted, one that should be gone is deleted, one that nobody
+    knows of is read again. Edits win over it: what somebody writes meanwhile, or has written and is on its way, is never lost. What was
+    written over is kept on conflicts.ENTITY. Where the row is right and what is agreed on is not, use concord snapshot instead.
+
     \b
       concord verify
       concord verify --entity customer --limit 1000 --json
+      concord verify --repair --dry-run
+      concord verify --repair --entity customer
     """
-    from console import verified, wiring
+    from console import decide, verified, wiring
     from console import verify as verifying
+    from console.match.progress import progress
 
+    if dry_run and not repair:
+        raise click.UsageError("--dry-run says what --repair would do: give both")
     config = wiring.open_config(file)
     pipeline = wiring.open_pipeline(config)
     unknown = [name for name in entities if name not in pipeline.entities]
     if unknown:
         raise click.BadParameter(f"no entity {unknown[0]!r}: {file} has {', '.join(pipeline.entities)}", param_hint="--entity")
-    report = verifying.verify(pipeline, entities or tuple(pipeline.entities), limit)
+    how = verifying.Mending(by or decide.oneself(), dry_run, seconds)
+    repairs = verifying.Repairer(pipeline, how) if repair else None
+    chosen = entities or tuple(pipeline.entities)
+    with progress(Console(stderr=True, highlight=False), verifying.about(pipeline, chosen) or None) as tell:
+        report = verifying.verify(pipeline, chosen, limit, repairs=repairs, hashes=not fetch, tell=tell)
     verified.keep(config, {name: (count.things, count.differing + count.absent) for name, count in report.entities.items()})
     say_json(report.to_json()) if as_json else verifying.show(report, screen())
     return OK if report.equal else NOT_OK

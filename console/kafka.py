@@ -265,9 +265,10 @@ class Cluster:
             consumer.close()
 
     def send(self, letters: Sequence[Letter]) -> list[int]:
-        """Writes these into their topics and partitions, in this order; returns where each ended up (offsets). What was sent before an
-        error stays sent."""
-        producer = Producer({**settings(self._kafka), "acks": "all", "enable.idempotence": True, "message.max.bytes": SEND_BYTES})
+        """Writes these into their topics and partitions (-1: that of their key), in this order; returns where each ended up (offsets). What
+        was sent before an error stays sent."""
+        mine = {"acks": "all", "enable.idempotence": True, "message.max.bytes": SEND_BYTES, "partitioner": "murmur2_random"}
+        producer = Producer({**settings(self._kafka), **mine})
         offsets = [-1] * len(letters)
         failed: list[KafkaError] = []
 

@@ -46,7 +46,7 @@ def repaired(link: str, state: ThingState | None, repair: Repair, rules: Rules) 
         told = remembered if EXISTS in wrong[system] else remembered.intersection(wrong[system])
         if told:
             replicas[system] = with_told(replicas.get(system, NO_REPLICA), again, told)
-        overruled = {name for name in wrong[system] if rules.owners.get(name) == system}
+        overruled = {name for name in wrong[system] if rules.owners.get(name) == system and not _is_made(system, name, seen[system], rules)}
         if overruled:
             replicas[system] = _overruled(replicas.get(system, NO_REPLICA), overruled)
     after: dict[str, Any] = {
@@ -98,6 +98,11 @@ def _is(system: str, name: str, golden: Canonical, held: Canonical, rules: Rules
 def _once_more(entry: Entry) -> Entry:
     """The value that stands, written once more: only the number of writes grows (count)."""
     return (*entry[:6], entry[6] + 1, *entry[7:])
+
+
+def _is_made(system: str, name: str, row: SeenRow, rules: Rules) -> bool:
+    """Whether the system makes a value itself where there is none: its own, as ever."""
+    return name in rules.generated.get(system, ()) and (row.values or {}).get(name) is None
 
 
 def _overruled(replica: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

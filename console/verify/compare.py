@@ -85,6 +85,14 @@ class Look:
             found[key] = self._judge(leading, thing, systems, keys[thing], references)
         return found
 
+    def same_thing(self, name: str, one: str, other: str) -> bool:
+        """Whether two values of a field are rows of one thing."""
+        entity = self.entity.refs.get(name)
+        if entity is None:
+            return False
+        links = self.crosswalk.links(entity, map(parse_row_name, (one, other)))
+        return len(links) == 2 and len(set(links.values())) == 1
+
     def _unlinked(self, leading: str, key: str, row: Row) -> Verdict:
         if leading not in self.entity.born_in:
             return Verdict("out_of_scope", keys={leading: key})

@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
+from console.verify.compare import Suspect
 from console.verify.report import Count, Report, Verdict
 from console.verify.rows import Connection, Crosswalk, Rows
+from schemas.change import Canonical
 from schemas.errors import MappingError
+from schemas.golden import NEVER, Version
 from schemas.mapping import Entity
+
+
+@dataclass(slots=True)
+class Finding:
+    """One thing that is not as it should be."""
+
+    what: str  # differing, missing, adjusted, duplicate
+    leading: str
+    key: str
+    verdict: Verdict
+    why: str = ""
+    of: str | None = None  # of a duplicate: the row that has its match value
+    decided: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    adjusted: frozenset[str] = frozenset()
+    golden: Mapping[str, Canonical] = field(default_factory=dict)  # what is agreed on, where it was asked
+    repair: str = ""  # what a repair does or did
+    repaired: bool = False
 
 
 class Naming:
     """Enters verdicts on one entity's things into the report."""
 
     def __init__(
-        self, entity: Entity, connections: Mapping[str, Connection], rows: Mapping[str, Rows], crosswalk: Crosswalk, report: Report
+        self,
+        entity: Entity,
+        connections: Mapping[str, Connection],
+        rows: Mapping[str, Rows],
+        crosswalk: Crosswalk,
+        report: Report,
+        ranks: Mapping[int, str],
     ) -> None:
         self.entity = entity
         self.connections = connections
         self.rows = rows
         self.crosswalk = crosswalk
         self.report = report
+        self.ranks = ranks  # rank → system
 
     @property
     def count(self) -> Count:
@@ -36,42 +65,61 @@ class Naming:
             case "out_of_scope":
                 self.count.out_of_scope[leading] += 1
 
-    def in_flight(self, leading: str, verdict: Verdict | None) -> None:
+    def in_flight(self, verdict: Verdict | None) -> None:
         self.count.in_flight += 1
         if verdict is not None:
-            self.report.add(self._named("in flight", leading, verdict))
+            self.report.add(self._named("in flight", verdict))
 
-    def report_on(self, leading: str, verdicts: Mapping[str, Verdict]) -> None:
-        """Counts and names what is not as it should be."""
-        duplicates = self._duplicates(leading, {verdict.match_value for verdict in verdicts.values()} - {None})
-        adjusted = self._adjusted([verdict for verdict in verdicts.values() if verdict.what == "differing"])
-        stuck = self._stuck([verdict for verdict in verdicts.values() if verdict.link is not None])
-        for verdict in verdicts.values():
-            if verdict.what == "unlinked" and verdict.match_value in duplicates:
-                self.count.duplicates += 1
-                self.report.add({**self._named("duplicate", leading, verdict), "of": duplicates[verdict.match_value]})
-            elif verdict.what == "differing":
-                if verdict.fields and all((verdict.link, name) in adjusted for name in verdict.fields):
-                    self.count.adjusted += 1
-                    self._name_fields("adjusted", leading, verdict, stuck)
-                else:
-                    self.count.differing += 1
-                    self._name_fields("differing", leading, verdict, stuck)
-            else:
-                self.count.absent += 1
-                for system in verdict.missing_in:
-                    self.count.missing[system] += 1
-                why = stuck.get(verdict.link or "")
-                self.report.add({**self._named("missing", leading, verdict), "missing_in": list(verdict.missing_in), **_why(why)})
+    def findings(self, verdicts: Mapping[Suspect, Verdict]) -> list[Finding]:
+        """What is not as it should be, each with what is known of it."""
+        found: list[Finding] = []
+        for leading in self.entity.systems:
+            mine = {key: verdict for (system, key), verdict in verdicts.items() if system == leading}
+            duplicates = self._duplicates(leading, {verdict.match_value for verdict in mine.values()} - {None})
+            adjusted = self._adjusted([verdict for verdict in mine.values() if verdict.what == "differing"])
+            linked = [verdict for verdict in mine.values() if verdict.link is not None]
+            stuck, decided = self._stuck(linked), self._decided([verdict for verdict in linked if verdict.fields])
+            for key, verdict in mine.items():
+                link = verdict.link or ""
+                one = Finding(verdict.what, leading, key, verdict, why=stuck.get(link, ""), decided=decided.get(link, {}))
+                if verdict.what == "unlinked":
+                    one.what = "duplicate" if verdict.match_value in duplicates else "missing"
+                    one.of = duplicates.get(verdict.match_value)
+                elif verdict.fields and all((verdict.link, name) in adjusted for name in verdict.fields):
+                    one.what = "adjusted"
+                one.adjusted = frozenset(name for name in verdict.fields if (verdict.link, name) in adjusted)
+                found.append(one)
+        return found
 
-    def _name_fields(self, what: str, leading: str, verdict: Verdict, stuck: Mapping[str, str]) -> None:
-        why = _why(stuck.get(verdict.link or ""))
-        if not verdict.fields:
-            self.report.add({**self._named(what, leading, verdict), **why})
+    def enter(self, one: Finding) -> None:
+        """Counts it and tells it by name."""
+        verdict, count = one.verdict, self.count
+        why = {**({"why": one.why} if one.why else {}), **({"repair": one.repair} if one.repair else {})}
+        if one.repaired:
+            count.repaired += 1
+        elif one.what == "duplicate":
+            count.duplicates += 1
+        elif one.what == "adjusted":
+            count.adjusted += 1
+        elif one.what == "differing":
+            count.differing += 1
+        else:
+            count.absent += 1
+            for system in verdict.missing_in:
+                count.missing[system] += 1
+        told = self._named("repaired" if one.repaired else one.what, verdict)
+        if one.what == "duplicate":
+            self.report.add({**told, "of": one.of})
+        elif one.what == "missing":
+            self.report.add({**told, "missing_in": list(verdict.missing_in), **why})
+        elif not verdict.fields:
+            self.report.add({**told, **why})
         for name, values in verdict.fields.items():
-            self.report.add({**self._named(what, leading, verdict), "field": name, "values": dict(values), **why})
+            decided = {"decided": one.decided[name]} if name in one.decided else {}
+            agreed = {"golden": one.golden[name]} if name in one.golden else {}
+            self.report.add({**told, "field": name, "values": dict(values), **agreed, **decided, **why})
 
-    def _named(self, what: str, leading: str, verdict: Verdict) -> dict[str, Any]:
+    def _named(self, what: str, verdict: Verdict) -> dict[str, Any]:
         told: dict[str, Any] = {"what": what, "entity": self.entity.name, "link": verdict.link, "keys": dict(verdict.keys)}
         if verdict.match_value is not None:
             told["match_value"] = verdict.match_value
@@ -126,6 +174,22 @@ class Naming:
                 found[link] = f"dead letter {system}:{number}: {error}"
         return found
 
+    def _decided(self, verdicts: Sequence[Verdict]) -> dict[str, dict[str, dict[str, Any]]]:
+        """Link → field → the write that stands, as far as a sink has written its value: the newest version applied anywhere."""
+        newest: dict[tuple[str, str], Version] = {}
+        links = [verdict.link for verdict in verdicts]
+        for system in self.entity.systems if links else ():
+            query = "SELECT link, applied FROM concord.link WHERE entity = %s AND link = ANY(%s)"
+            for link, applied in self.connections[system].execute(query, (self.entity.name, links)):
+                for name, told in applied.items():
+                    newest[link, name] = max(Version(*told), newest.get((link, name), NEVER))
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for (link, name), version in newest.items():
+            found.setdefault(link, {})[name] = decision(version, self.ranks)
+        return found
 
-def _why(why: str | None) -> dict[str, str]:
-    return {"why": why} if why else {}
+
+def decision(version: Version, ranks: Mapping[int, str]) -> dict[str, Any]:
+    """Which write decided a field: whose, when (UTC; None where it was there before anybody looked), and whether as its owner."""
+    at = datetime.fromtimestamp(version.won_hlc / 1e6, UTC).isoformat(timespec="microseconds") if version.won_hlc > 1 else None
+    return {"system": ranks.get(version.won_rank), "at": at, "owner": bool(version.owned), "writes": version.writes}

@@ -33,6 +33,7 @@ class Count:
     deleted: int = 0  # gone in one system, and the policy leaves the other as it is
     adjusted: int = 0  # a trigger or a domain made something else of what was written; recorded, never fought over
     duplicates: int = 0
+    repaired: int = 0  # differed or were missing, and are as they should be since
     missing: dict[str, int] = field(default_factory=dict)
     absent: int = 0  # things that are missing somewhere
     out_of_scope: dict[str, int] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class Count:
 
     @property
     def things(self) -> int:
-        return self.equal + self.differing + self.in_flight + self.deleted + self.adjusted + self.absent
+        return self.equal + self.differing + self.in_flight + self.deleted + self.adjusted + self.repaired + self.absent
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,6 +59,7 @@ class Count:
             "deleted": self.deleted,
             "adjusted": self.adjusted,
             "duplicates": self.duplicates,
+            "repaired": self.repaired,
             "out_of_scope": self.out_of_scope,
             "conflicts": self.conflicts,
             "parked": self.parked,
@@ -73,6 +75,7 @@ class Report:
     differences: list[dict[str, Any]] = field(default_factory=list)
     differences_total: int = 0
     limit: int = 100
+    seconds: float = 0.0  # that the comparison took
 
     @property
     def equal(self) -> bool:
@@ -90,4 +93,5 @@ class Report:
             "entities": {name: count.to_json() for name, count in self.entities.items()},
             "differences": self.differences,
             "differences_total": self.differences_total,
+            "seconds": round(self.seconds, 3),
         }

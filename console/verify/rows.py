@@ -38,22 +38,23 @@ class Rows:
         wanted = f"unnest({', '.join('%s::text[]' for _ in key)}) AS w({', '.join(numbered)})"
         self._by_key = flat.select(f"(SELECT {columns} FROM {wanted} JOIN {flat.root} r ON {' AND '.join(on)}) t")
 
-    def chunks(self, connection: Connection) -> Iterator[list[Row]]:
-        """The whole table. Each chunk is a statement of its own: no transaction stays open, no snapshot holds back VACUUM."""
-        rows = self._rows(connection, self._first, ())
+    def chunks(self, connection: Connection, after: Sequence[str] | None = None) -> Iterator[list[Row]]:
+        """The whole table, or what comes after a key. Each chunk is a statement of its own: no transaction stays open, no snapshot holds
+        back VACUUM."""
+        rows = self._rows(connection, self._first, ()) if after is None else self._rows(connection, self._after, after)
         while rows:
             yield rows
             if len(rows) < CHUNK:
                 return
             rows = self._rows(connection, self._after, [rows[-1][column] for column in self.binding.key_columns])
 
-    def by_key(self, connection: Connection, keys: Iterable[str]) -> dict[str, Row]:
-        """Those that are there and in scope, by key."""
+    def by_key(self, connection: Connection, keys: Iterable[str], counting: bool = True) -> dict[str, Row]:
+        """Those that are there, by key; with `counting` only those in scope."""
         wanted = [self.binding.key_values(key) for key in keys]
         if not wanted:
             return {}
         rows = self._rows(connection, self._by_key, [[key[column] for key in wanted] for column in self.binding.key_columns])
-        return {self.binding.key_of(row): row for row in rows if self.binding.in_scope(row)}
+        return {self.binding.key_of(row): row for row in rows if not counting or self.binding.in_scope(row)}
 
     def _rows(self, connection: Connection, statement: str, parameters: Sequence[Any]) -> list[Row]:
         return [self._flat.row(values) for values in connection.execute(statement.encode(), parameters)]

@@ -6,12 +6,15 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from connectors import concord_schema
 from console import wiring
 from console.logs import first_line
 from console.status import Observer
-from console.verify.passes import WAITS, Passes
+from console.verify.compare import Look
+from console.verify.hashed import Hashed
+from console.verify.passes import WAITS, Passes, Repairs
 from console.verify.report import Count, Report
 from console.verify.rows import Connection
 from schemas.config import Config
@@ -28,9 +31,18 @@ def verify(
     *,
     waits: Sequence[float] = WAITS,
     sleep: Callable[[float], None] = time.sleep,
+    repairs: Repairs | None = None,
+    hashes: bool = True,
+    tell: Callable[[str, int], None] = lambda what, more: None,
 ) -> Report:
-    """Raises Retriable when a database does not answer, UnfitDatabase when one knows nothing of Concord."""
+    """`repairs`: mends what is found. `hashes`: lets the databases compare what can be said in SQL. `tell`: what is read, and how many rows
+    more of it.
+
+    Raises Retriable when a database does not answer, UnfitDatabase when one knows nothing of Concord.
+    """
+    ranks = {rank: system for system, rank in pipeline.rank.items()}
     report = Report({name: Count(pipeline.entities[name].systems) for name in entities}, limit=limit)
+    began = time.monotonic()
     with ExitStack() as stack:
         connections: dict[str, Connection] = {}
         for system in pipeline.systems:
@@ -38,10 +50,31 @@ def verify(
             if not concord_schema.version(connections[system]):
                 raise UnfitDatabase(f"system {system} has no schema concord: nothing has been synced yet, start `concord up` first")
         for name in entities:
-            Passes(pipeline.entities[name], connections, report, waits, sleep).run()
+            hashed = partial(Hashed.of, pipeline) if hashes else _nothing
+            Passes(pipeline.entities[name], connections, report, ranks, waits, sleep, repairs, hashed, tell).run()
             _count_stuck(connections.values(), name, report.entities[name])
+    report.seconds = time.monotonic() - began
     _count_in_kafka(pipeline.config, report)
     return report
+
+
+def _nothing(look: Look) -> None:
+    return None
+
+
+def about(pipeline: Pipeline, entities: Sequence[str]) -> int:
+    """How many rows there are to read, as PostgreSQL estimates it: each system leads in turn."""
+    rows = 0
+    query = (
+        "SELECT sum(greatest(c.reltuples, 0))::bigint FROM unnest(%s::text[], %s::text[]) AS u(schema, name)"
+        " JOIN pg_namespace s ON s.nspname = u.schema JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = u.name"
+    )
+    for system in pipeline.systems:
+        tables = [pipeline.entities[name].bindings[system].table for name in entities if system in pipeline.entities[name].bindings]
+        with wiring.session(pipeline.config, system) as connection:
+            row = connection.execute(query, ([table.schema for table in tables], [table.name for table in tables])).fetchone()
+            rows += int(row[0] or 0) if row else 0
+    return rows
 
 
 def _count_stuck(connections: Iterable[Connection], entity: str, count: Count) -> None:

@@ -20,6 +20,7 @@ def table(report: Report) -> Grid:
         "deleted": [count.deleted for count in counts],
         "adjusted": [count.adjusted for count in counts],
         "duplicates": [count.duplicates for count in counts],
+        "repaired": [count.repaired for count in counts],
         "out of scope": [sum(count.out_of_scope.values()) for count in counts],
     }
     shown = {heading: figures for heading, figures in optional.items() if any(figures)}
@@ -53,6 +54,8 @@ def show(report: Report, console: Console) -> None:
         console.print(escape(sentence(one)))
     if (more := report.differences_total - len(report.differences)) > 0:
         console.print(f"… and {more:,} more (--limit)")
+    things = sum(count.things for count in report.entities.values())
+    console.print(f"{things:,} things in {report.seconds:,.1f} s, {things / max(report.seconds, 0.001):,.0f}/s", style="dim")
     console.print("[green]all equal[/]" if report.equal else "[red]not equal[/]")
 
 
@@ -62,13 +65,22 @@ def sentence(one: Mapping[str, Any]) -> str:
     text = f"{one['entity']} {rows}: "
     if "field" in one:
         text += f"{one['field']} {one['what']}: " + ", ".join(f"{system} has {value!r}" for system, value in one["values"].items())
-    elif one["what"] == "missing":
-        text += f"missing in {', '.join(one['missing_in'])}"
+        if "golden" in one:
+            text += f", agreed on is {one['golden']!r}"
+        if "decided" in one:
+            text += f" ({_decided(one['decided'])})"
+    elif "missing_in" in one:
+        text += f"{'repaired: was ' if one['what'] == 'repaired' else ''}missing in {', '.join(one['missing_in'])}"
     elif one["what"] == "duplicate":
         text += f"has the match value of {one['of']}, waits for a person to decide"
     else:
         text += one["what"]
-    for more in ("note", "why"):
+    for more in ("note", "why", "repair"):
         if more in one:
             text += f"; {one[more]}"
     return text
+
+
+def _decided(told: Mapping[str, Any]) -> str:
+    when = "before anybody looked" if told["at"] is None else f"at {told['at'][:23]}"
+    return f"{told['system'] or '?'} decided{', its owner' if told['owner'] else ''}, {when}"

@@ -161,6 +161,11 @@ class Binding:
             return {self.key_columns[0]: key}
         return dict(zip(self.key_columns, key_texts(key, len(self.key_columns), str(self)), strict=True))
 
+    @property
+    def tests(self) -> tuple[Test, ...]:
+        """What decides whether a row counts: a flat row's column, how it is read, what it may be."""
+        return self._scope
+
     def in_scope(self, row: Row) -> bool:
         """Whether the row counts. Raises MappingError if a column that decides it is absent."""
         return counts(row, self._scope, str(self))

@@ -56,6 +56,7 @@ def test_both_sides_equal_is_0_and_says_how_many(synced: World) -> None:
         "deleted": 0,
         "adjusted": 0,
         "duplicates": 0,
+        "repaired": 0,
         "out_of_scope": {synced.crm: 0, synced.erp: 0},
         "conflicts": 0,
         "parked": 0,

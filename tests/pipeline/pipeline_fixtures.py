@@ -233,6 +233,13 @@ class RunningPipeline:
     def do(self, system: str, query: str, *params: Any) -> None:
         self.db[system].execute(query, params or None)
 
+    def unheard(self, system: str, table: str, statement: str, *parameters: Any) -> None:
+        """Changes rows of a table so that Concord does not hear of it."""
+        publication = self.one(system, "SELECT pubname FROM pg_publication")
+        self.do(system, f'ALTER PUBLICATION "{publication}" DROP TABLE {table}')
+        self.do(system, statement, *parameters)
+        self.do(system, f'ALTER PUBLICATION "{publication}" ADD TABLE {table}')
+
     def close(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.down()

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -309,6 +310,76 @@ def test_a_replay_that_topics_do_not_reach_back_for_says_so_and_does_nothing(pip
     assert pipeline.concord("replay", "crm", "--from", "2h")["state"] == "done"
     assert pipeline.concord("replay", "crm", "--from", "0", "--table", "account", "--anyway")["state"] == "done"
     assert "expected" in pipeline.concord("replay", "crm", "--from", "yesterday", expect=2)["error"]
+
+
+# --- verify --repair --------------------------------------------------------------------------------------------------------------
+
+
+def behind_our_back(pipeline: RunningPipeline, system: str, *statements: tuple[str, tuple[Any, ...]]) -> None:
+    """Changes rows so that Concord does not hear of it as anybody's edit: under an origin of ours."""
+    with psycopg.connect(pipeline.dsn[system]) as connection:
+        connection.execute(
+            "SELECT pg_replication_origin_create('concord_tamper') WHERE pg_replication_origin_oid('concord_tamper') IS NULL"
+        )
+        connection.commit()
+        connection.execute("SELECT pg_replication_origin_session_setup('concord_tamper')")
+        connection.execute("SELECT pg_replication_origin_xact_setup('0/1', now())")
+        for statement, parameters in statements:
+            connection.execute(statement, parameters)
+        connection.commit()
+        connection.execute("SELECT pg_replication_origin_session_reset()")
+        connection.commit()
+
+
+def test_what_came_apart_is_repaired_in_both_directions(pipeline: RunningPipeline) -> None:
+    accounts = [an_account(pipeline, city="Ulm") for _ in range(5)]
+    name, owned, lost, mine, kept = accounts
+    tax = {account: "V" + account.hex[:12].upper() for account in accounts}
+    eventually(lambda: all(partner(pipeline, one) == "Acme" for one in accounts))
+    pipeline.do("erp", "UPDATE partner SET credit_limit = 500 WHERE tax_id = %s", tax[owned])
+    eventually(lambda: pipeline.one("crm", "SELECT credit_limit FROM account WHERE id = %s", owned) == 500)
+    pipeline.settle()
+    assert pipeline.concord("verify")["equal"]
+    behind_our_back(
+        pipeline,
+        "erp",
+        ("UPDATE partner SET legal_name = 'Tampered' WHERE tax_id = %s", (tax[name],)),
+    )
+    behind_our_back(pipeline, "crm", ("UPDATE account SET name = 'Tampered', city = 'Bonn' WHERE id = %s", (mine,)))
+    pipeline.unheard("erp", "partner", "UPDATE partner SET credit_limit = 7 WHERE tax_id = %s", tax[owned])
+    pipeline.unheard("erp", "partner", "DELETE FROM partner WHERE tax_id = %s", tax[lost])
+    other = uuid.uuid4()
+    pipeline.unheard("crm", "account", "INSERT INTO account (id, name, vat) VALUES (%s, 'Unheard of', 'X1')", other)
+    pipeline.settle()
+
+    told = pipeline.concord("verify", "--repair", "--dry-run", expect=1)
+    assert told["entities"]["customer"]["differing"] == 3
+    assert told["entities"]["customer"]["missing"] == {"crm": 0, "erp": 2}
+    said = {(one["keys"]["crm"], one.get("field")): one for one in told["differences"]}
+    one = said[str(name), "name"]
+    assert (one["values"]["erp"], one["golden"], one["decided"]["system"]) == ("Tampered", "Acme", "crm")
+    assert one["repair"] == "sends it again: erp: writes name"
+    assert said[str(owned), "credit_limit"]["decided"]["owner"] is True
+    assert said[str(lost), None]["repair"] == "sends it again: erp: inserts it"
+    assert said[str(other), None]["repair"] == f"reads crm:{other} again"
+    assert partner(pipeline, name) == "Tampered", "a dry run writes nothing"
+
+    told = pipeline.concord("verify", "--repair", "--by", "alice")
+    assert told["equal"] is True
+    assert told["entities"]["customer"]["repaired"] == 5
+    assert partner(pipeline, name) == "Acme"
+    assert pipeline.rows("crm", "SELECT name, city FROM account WHERE id = %s", mine) == [("Acme", "Ulm")]
+    assert partner(pipeline, owned, "credit_limit") == 500
+    assert partner(pipeline, lost) == "Acme"
+    assert pipeline.one("erp", "SELECT legal_name FROM partner WHERE tax_id = 'X1'") == "Unheard of"
+    report = pipeline.verify()
+    assert report["equal"]
+    assert report["entities"]["customer"]["repaired"] == 0
+    assert partner(pipeline, kept) == "Acme"
+
+    pipeline.do("erp", "UPDATE partner SET legal_name = 'Edited', credit_limit = 8 WHERE tax_id = ANY(%s)", list(tax.values()))
+    edited = "SELECT count(*) FROM account WHERE name = 'Edited' AND credit_limit = 8"
+    eventually(lambda: pipeline.one("crm", edited) == 5, message="what was repaired goes on being kept in agreement")
 
 
 # --- what the logs do not say -----------------------------------------------------------------------------------------------------

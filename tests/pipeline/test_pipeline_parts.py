@@ -234,6 +234,24 @@ def test_a_delete_takes_the_rows_of_its_parts_with_it(pipeline: RunningPipeline)
     assert pipeline.one("erp", "SELECT count(*) FROM party_group WHERE name = 'Kept'") == 1
 
 
+def test_parts_that_came_apart_unheard_are_repaired(pipeline: RunningPipeline) -> None:
+    account, key = a_customer(pipeline, street="Main 1", city="Ulm", email="a@b.c", segment="gold")
+    other, second = a_customer(pipeline, street="Main 2", city="Kiel", email="d@e.f", segment="silver")
+    pipeline.unheard("erp", '"party-address"', 'UPDATE "party-address" SET street = %s, city = NULL WHERE party = %s', "Wrong", key)
+    pipeline.unheard("erp", "contact", "UPDATE contact SET value = 'x@y.z', value_compact = 'x@y.z' WHERE party = %s", second)
+    pipeline.unheard("crm", "account", "UPDATE account SET street = 'Elsewhere' WHERE id = %s", other)
+    differing = pipeline.concord("verify", expect=1)["differences"]
+    assert {(one["link"], one["field"]) for one in differing} >= {(f"crm:{account}", "street"), (f"crm:{other}", "email")}
+    told = pipeline.concord("verify", "--repair")
+    assert told["entities"]["customer"]["repaired"] == 2
+    assert addresses(pipeline, key) == [("Main 1", "Ulm")]
+    assert pipeline.rows("erp", "SELECT value, value_compact FROM contact WHERE party = %s", second) == [("d@e.f", "d@e.f")]
+    assert pipeline.one("crm", "SELECT street FROM account WHERE id = %s", other) == "Main 2"
+    pipeline.do("erp", 'UPDATE "party-address" SET street = %s WHERE party = %s', "Moved 3", key)
+    eventually(lambda: pipeline.one("crm", "SELECT street FROM account WHERE id = %s", account) == "Moved 3")
+    assert pipeline.verify()["equal"]
+
+
 def test_both_sides_at_work_on_the_same_customers_end_equal(pipeline: RunningPipeline) -> None:
     customers = [a_customer(pipeline, street="s", city="c", email=f"{number}@b.c", segment="one") for number in range(4)]
     keys = [key for _, key in customers]
