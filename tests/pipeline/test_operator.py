@@ -205,7 +205,7 @@ def test_a_replay_heals_what_was_lost_of_ours_and_makes_nothing_older(pipeline: 
     pipeline.do("crm", "UPDATE account SET name = 'Newer' WHERE id = %s", accounts[0])
     pipeline.settle()
     before, rows = kept(pipeline), pipeline.rows("erp", PARTNERS)
-    pipeline.kill("streams")
+    pipeline.down()
     for system in ("crm", "erp"):
         pipeline.do(system, "TRUNCATE concord.key, concord.link, concord.parked, concord.progress")
     shutil.rmtree(pipeline.folder / "run" / "streams-0", ignore_errors=True)
@@ -215,6 +215,8 @@ def test_a_replay_heals_what_was_lost_of_ours_and_makes_nothing_older(pipeline: 
     assert tried_again == [f"crm:{poison}"]
     assert pipeline.one("erp", "SELECT count(*) FROM concord.link") == 0, "a dry run changes nothing"
     assert pipeline.rows("erp", PARTNERS) == rows
+    pipeline.up()
+    pipeline.ready()
     told = pipeline.concord("replay", "crm", "--from", "earliest")
     assert told["state"] == "done"
     assert told["records"] >= len(accounts)
