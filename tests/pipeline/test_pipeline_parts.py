@@ -95,7 +95,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, kafka: str, postgres: str
                 party = running.one("erp", "INSERT INTO party (legal_name) VALUES (%s) RETURNING id", name)
                 running.do("erp", "INSERT INTO identifier (party, code) VALUES (%s, %s)", party, code)
                 running.do("erp", 'INSERT INTO "party-address" (party, city, active) VALUES (%s, %s, true)', party, city)
-            running.up()
+            running.up("--workers", "2", "--sink-workers", "2")  # both workers have a partition of each join
             running.settle(90)
             yield running
         finally:
@@ -252,7 +252,7 @@ def test_parts_that_came_apart_unheard_are_repaired(pipeline: RunningPipeline) -
     assert pipeline.verify()["equal"]
 
 
-def test_both_sides_at_work_on_the_same_customers_end_equal(pipeline: RunningPipeline) -> None:
+def test_both_sides_at_work_on_the_same_customers_end_equal_while_workers_die(pipeline: RunningPipeline) -> None:
     customers = [a_customer(pipeline, street="s", city="c", email=f"{number}@b.c", segment="one") for number in range(4)]
     keys = [key for _, key in customers]
 
@@ -292,8 +292,11 @@ def test_both_sides_at_work_on_the_same_customers_end_equal(pipeline: RunningPip
     workers = [threading.Thread(target=in_the_erp, args=(1,)), threading.Thread(target=in_the_crm, args=(2,))]
     for worker in workers:
         worker.start()
+    for part in ("streams 1", "sink erp 1", "streams 0"):  # the other takes over, in mid-flight
+        pipeline.kill(part)
     for worker in workers:
         worker.join()
+    pipeline.ready()
     report = pipeline.verify()
     assert report["equal"], report
     assert report["entities"]["customer"]["dead"] == 0
