@@ -125,7 +125,7 @@ class StreamsWorld:
         with psycopg.connect(self.admin[system], autocommit=True) as admin:
             carry_out(admin, statements(admin, Wanted((system,), login, None, {}, {}, ())), login, SECRET)
             for table, columns in self.tables[system].items():
-                types = ", ".join(f'"{name}" {of}' for name, of in columns.items())
+                types = ", ".join(f'"{name}" {of.rstrip("!=")}' for name, of in columns.items())
                 admin.execute(f'CREATE TABLE "{table}" ({types}); GRANT ALL ON "{table}" TO {login}'.encode())
 
     def _create_topics(self) -> None:
