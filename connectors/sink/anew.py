@@ -149,7 +149,7 @@ def sequences_behind(conn: psycopg.Connection[Any], pipeline: Pipeline, system: 
     """Sequences of key columns that would give a key that is taken → the highest key there is. Those that we may read."""
     behind = {}
     for table, column, sequence in _numbered_keys(conn, pipeline, system):
-        asked = sql.SQL("SELECT (SELECT max({column})::bigint FROM {table}), last_value FROM {sequence}").format(
+        asked = sql.SQL("SELECT (SELECT max({column})::bigint FROM {table}), last_value - (NOT is_called)::int FROM {sequence}").format(
             column=sql.Identifier(column), table=sql.Identifier(table.schema, table.name), sequence=sql.SQL(sequence)
         )
         with translated(f"reading the sequence of {table}"):
