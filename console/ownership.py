@@ -28,11 +28,12 @@ class Owner:
     pipeline: str
     databases: Mapping[str, str]  # system → the name that its database has for this
 
-    def strange(self, config: Config, databases: Mapping[str, str]) -> str:
-        """Why this is not `config`'s pipeline with these databases; '' when it may be."""
+    def strange(self, config: Config, databases: Mapping[str, str], replaced: str | None = None) -> str:
+        """Why this is not `config`'s pipeline with these databases; '' when it may be. `replaced`: see `claim`."""
         if self.pipeline != config.name:
             return f"pipeline {self.pipeline!r}"
-        other = [system for system, name in databases.items() if self.databases.get(system, name) != name]
+        known = {system: name for system, name in self.databases.items() if system != replaced}
+        other = [system for system, name in databases.items() if known.get(system, name) != name]
         if other:
             return f"another pipeline of the name {self.pipeline!r}, with another database as {', '.join(other)}"
         if not set(self.databases) <= set(config.systems):
@@ -58,7 +59,9 @@ def owners(cluster: Cluster) -> dict[str, Owner]:
     return found
 
 
-def compared(config: Config, databases: Mapping[str, str], cluster: Cluster) -> tuple[list[Problem], list[Letter]]:
+def compared(
+    config: Config, databases: Mapping[str, str], cluster: Cluster, replaced: str | None = None
+) -> tuple[list[Problem], list[Letter]]:
     """Every name that another pipeline has, and the marks that are not made yet. Changes nothing.
 
     `databases`: of the systems that are known now, system → its database's name.
@@ -70,7 +73,7 @@ def compared(config: Config, databases: Mapping[str, str], cluster: Cluster) -> 
         ours = {system: name for system, name in databases.items() if system in systems}
         before = known.get(mark)
         if before is not None and topic in used:
-            if strange := before.strange(config, ours):
+            if strange := before.strange(config, ours, replaced):
                 problems.append(_taken(where, strange, topic, config.kafka.bootstrap))
                 continue
             ours = {**before.databases, **ours}
@@ -80,10 +83,13 @@ def compared(config: Config, databases: Mapping[str, str], cluster: Cluster) -> 
     return problems, marks
 
 
-def claim(config: Config, databases: Mapping[str, str], cluster: Cluster) -> None:
-    """Marks what this pipeline uses as its own. Raises ConfigError with every name that another pipeline has, and marks nothing then."""
+def claim(config: Config, databases: Mapping[str, str], cluster: Cluster, replaced: str | None = None) -> None:
+    """Marks what this pipeline uses as its own. `replaced`: a system whose database is another one now, and may be: it is rebuilt.
+
+    Raises ConfigError with every name that another pipeline has, and marks nothing then.
+    """
     cluster.ensure([topics.compacted(topics.OWNERS, 1)])
-    problems, marks = compared(config, databases, cluster)
+    problems, marks = compared(config, databases, cluster, replaced)
     if problems:
         raise ConfigError(problems)
     cluster.send(marks)
@@ -93,5 +99,6 @@ def _taken(where: str, owner: str, topic: str, kafka: str) -> Problem:
     return Problem(
         where,
         f"its topics at {kafka} (such as {topic}) belong to {owner}",
-        "another Kafka, or other names for systems and entities; if that pipeline is gone for good, delete its topics",
+        "another Kafka, or other names for systems and entities; if that pipeline is gone for good, delete its topics;"
+        " if a database of ours was lost, `concord replay SYSTEM --rebuild` writes the new one",
     )

@@ -27,7 +27,7 @@ from connectors.sink.apply import Applier, Batch, Outcome
 from connectors.sink.golden import GoldenDecoder
 from connectors.sink.plan import Task
 from connectors.sink.session import open_session
-from console import wiring
+from console import ownership, wiring
 from console.foretold import Foretold
 from console.kafka import Cluster, Letter, Partition
 from console.rehearse import as_record
@@ -214,6 +214,8 @@ class Rebuild:
     def _write(self, ends: dict[Partition, tuple[int, int]], limit: int) -> Report:
         # the slot is there before anything is written, so that all of it comes back as an echo
         wiring.ensure_system(self._pipeline.config, self._system)
+        mine = wiring.ensure_schema(self._pipeline.config, self._system)  # a database without its past: Kafka knows it by another name
+        ownership.claim(self._pipeline.config, {self._system: mine}, self._cluster, replaced=self._system)
         report = Report(self._system, "done")
         stuck: dict[tuple[str, str], dict[str, str]] = {}
         with ExitStack() as closing:
