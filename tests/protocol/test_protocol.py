@@ -11,7 +11,9 @@ from tests.protocol.protocol_simulator import RULES, World
 
 # What taking these away does is not seen in this simulation: it takes rarer accidents than it has (the model that the design came with
 # says so too).
-NOT_SEEN = {"crosswalk", "applied"}
+# "visible" is one of them since a first link has to be in force before it is used (0028): an event that is read before its row can be seen
+# is told by the database who was first.
+NOT_SEEN = {"crosswalk", "applied", "visible"}
 
 
 @pytest.mark.parametrize("first", range(0, 1200, 300))
@@ -46,7 +48,7 @@ def test_i7_random_histories_end_well_with(features: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in NOT_SEEN])
 def test_a_history_goes_wrong_without_the_rule(rule: str) -> None:
-    features = {"visible": ("early",), "one-row": ("codes",)}.get(rule, ())
+    features = {"replica": ("refs",), "one-row": ("codes",)}.get(rule, ())
     assert any(World(seed, without=(rule,), features=features).run() != "ok" for seed in range(1000)), (
         "nothing noticed that the rule is gone"
     )
