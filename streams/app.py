@@ -175,16 +175,17 @@ def _tls(settings: Mapping[str, str]) -> ssl.SSLContext:
     if unknown:
         known = ", ".join(sorted(_PASSED_ON))
         raise ConfigError([Problem(f"kafka.settings.{name}", "the streams have no equal of it", f"use {known}") for name in unknown])
-    at = "ssl.ca.location"
+    at = "ssl.ca.location" if "ssl.ca.location" in settings else "ssl.ca.pem"
     try:
-        context = ssl.create_default_context(cafile=settings.get(at), cadata=settings.get("ssl.ca.pem"))
+        context = ssl.create_default_context(cafile=settings.get("ssl.ca.location"), cadata=settings.get("ssl.ca.pem"))
         if settings.get("ssl.endpoint.identification.algorithm", "https").lower() == "none":
             context.check_hostname = False
         if (at := "ssl.certificate.location") in settings:
             context.load_cert_chain(settings[at], settings.get("ssl.key.location"), settings.get("ssl.key.password", ""))
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         said = getattr(error, "strerror", None) or type(error).__name__
-        raise ConfigError([Problem(f"kafka.settings.{at}", f"{settings.get(at, '')!r}: {said}", "a file in PEM, readable here")]) from error
+        what, mend = (said, "certificates in PEM") if at == "ssl.ca.pem" else (f"{settings[at]!r}: {said}", "a file in PEM, readable here")
+        raise ConfigError([Problem(f"kafka.settings.{at}", what, mend)]) from error
     if settings.get("enable.ssl.certificate.verification", "true").lower() == "false":
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

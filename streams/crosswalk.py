@@ -59,7 +59,7 @@ _IN_FORCE = """
 SELECT q.entity, q.key, k.link, o.key FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS q (entity, system, key, link)
 LEFT JOIN concord.key k ON k.entity = q.entity AND k.system = q.system AND k.key = q.key
 LEFT JOIN concord.key o
-    ON k.link IS NULL AND o.entity = q.entity AND o.system = q.system AND o.link = q.link AND o.key <> q.key AND NOT o.gone
+    ON k.link IS NULL AND o.entity = q.entity AND o.system = q.system AND o.link = q.link AND o.key <> q.key AND (o.live OR NOT o.gone)
 """
 # Not gone: should its delete never be read, the source must still find that it is missing.
 _LEFT = """
@@ -146,9 +146,10 @@ class Session:
 class Crosswalk:
     """All systems' crosswalks. Belongs to one event loop."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        systems = pipeline.config.systems
-        self._sessions = {name: Session(name, systems[name].dsn, systems[name].session, systems[name].role) for name in pipeline.systems}
+    def __init__(self, pipeline: Pipeline, settings: Mapping[str, str] = {}) -> None:
+        """`settings`: of PostgreSQL, for all its sessions."""
+        systems = {name: pipeline.config.systems[name] for name in pipeline.systems}
+        self._sessions = {name: Session(name, told.dsn, {**told.session, **settings}, told.role) for name, told in systems.items()}
         self._links: dict[tuple[str, str], str] = {}  # (entity, row name) → link
         self._quiet: set[str] = set()  # systems that did not answer, and that has been said
 
@@ -260,3 +261,35 @@ class Crosswalk:
     async def close(self) -> None:
         for session in self._sessions.values():
             await session.close()
+
+
+class ReadingCrosswalk(Crosswalk):
+    """Asks and writes nothing: what it puts in force is in force for whoever asks this object."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__(pipeline, {"default_transaction_read_only": "on"})
+        self._taken: dict[tuple[str, RowId], str] = {}  # (system, row) → link
+        self._holders: dict[tuple[str, str, str], str] = {}  # (system, entity, link) → key
+
+    async def links_of(self, system: str, rows: Iterable[RowId]) -> dict[RowId, str]:
+        asked = list(rows)
+        taken = {row: self._taken[system, row] for row in asked if (system, row) in self._taken}
+        return {**await super().links_of(system, asked), **taken}
+
+    async def take(
+        self, system: str, wanted: Mapping[RowId, str], bindings: Mapping[str, Binding], xids: Mapping[RowId, set[int]]
+    ) -> dict[RowId, str | None]:
+        in_force: dict[RowId, str | None] = {row: self._taken[system, row] for row in wanted if (system, row) in self._taken}
+        asked = {row: link for row, link in wanted.items() if row not in in_force}
+        for entity, key, link, other in await self._sessions[system].query(_IN_FORCE, _arrays(system, asked)) if asked else ():
+            if link is not None:
+                in_force[entity, key] = link
+            elif other is not None and await self._counts(bindings[entity], other, xids.get((entity, key), set())):
+                in_force[entity, key] = None
+        for row, link in asked.items():
+            if row not in in_force:
+                is_first = self._holders.setdefault((system, row[0], link), row[1]) == row[1]
+                in_force[row] = link if is_first else None
+                if is_first:
+                    self._taken[system, row] = link
+        return in_force

@@ -135,7 +135,7 @@ class Merge:
             and _AT.fullmatch(change.at) is not None
             and isinstance(change.part, str)
             and isinstance(change.ours, dict)
-            and all(len(one) == 2 and type(one[1]) is int and one[1] in _INT64 for one in change.ours.values())
+            and all(_is_written(one) for one in change.ours.values())
         )
         if not fits:
             raise SchemaError(f"not a change of {self._entity.name}: {change.system!r}, {change.key!r}, {change.op.value!r}")
@@ -184,3 +184,14 @@ class Merge:
 def _system_of(change: Change | Repair, entity: Entity) -> str:
     """Under whose dead letters it goes."""
     return entity.systems[0] if isinstance(change, Repair) else change.system
+
+
+def _is_written(one: Any) -> bool:
+    """(value, hlc), as `Change.ours` has them."""
+    return (
+        isinstance(one, list | tuple)
+        and len(one) == 2
+        and isinstance(one[0], str | bool | None)
+        and type(one[1]) is int
+        and one[1] in _INT64
+    )

@@ -5,7 +5,8 @@
     records ─▶ the agents of `streams.app` ⇄ each other ──▶ `told`: golden records, conflicts, dead letters
 
 The agents are the real ones, so are the pure functions behind them (join, intake, identify, merge); only what they stand on is another: a
-table is a dict, a delivery is a call, and a topic that nobody reads is a list. The crosswalk is asked in the databases, as ever.
+table is a dict, a delivery is a call, a topic that nobody reads is a list, and the crosswalk asks the databases and writes nothing. Unlike
+in a worker, a record that fails an agent unexpectedly ends the rehearsal.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from streams.app import add_agents
 from streams.chunks import Chunk, current_chunk
 from streams.chunks_reader import Record
 from streams.chunks_table import Grouped
-from streams.crosswalk import Crosswalk
+from streams.crosswalk import ReadingCrosswalk
 from streams.producer import Output
 from streams.transport import ChunkApp
 
@@ -76,7 +77,7 @@ class Rehearsal:
 
     on_poison: Any = None
 
-    def __init__(self, pipeline: Pipeline, registry: Registry, crosswalk: Crosswalk) -> None:
+    def __init__(self, pipeline: Pipeline, registry: Registry, crosswalk: ReadingCrosswalk) -> None:
         self.tables: dict[str, dict[str, Any]] = {}
         self.told: dict[str, list[Output]] = {}  # topic that no agent reads → what was sent there
         self.codec = Codec(Rehearsed(registry))

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from connectors.sink.golden import GoldenDecoder
 from console.kafka import Cluster
 from console.rehearse import Rehearsed, as_record, collect, folded_again, golden_changes
 from console.replay import Start, planned
+from schemas import topics
 from schemas.golden import GoldenRecord
-from streams.crosswalk import Crosswalk
+from streams.crosswalk import ReadingCrosswalk
 from streams.rehearsal import Rehearsal, changelog
 from tests.streams.streams_world import StreamsWorld
 from tests.streams.test_streams_join import JoinedWorld
@@ -84,7 +86,7 @@ async def test_on_what_the_streams_know_nothing_changes_and_nothing_is_written(w
 async def test_from_nothing_they_come_to_what_the_streams_came_to(world: StreamsWorld) -> None:
     """The same agents: both systems' events, on empty tables."""
     await a_history(world)
-    cluster, crosswalk = Cluster(world.config.kafka), Crosswalk(world.pipeline)
+    cluster, crosswalk = Cluster(world.config.kafka), ReadingCrosswalk(world.pipeline)
     rehearsal, found = Rehearsal(world.pipeline, world.registry, crosswalk), Rehearsed()
     for system in (world.crm, world.erp):
         plan = planned(world.config, cluster, system, Start(offset=0))
@@ -93,6 +95,21 @@ async def test_from_nothing_they_come_to_what_the_streams_came_to(world: Streams
     await crosswalk.close()
     standing = {(record.entity, record.link): record for entity in (world.customer, world.order) for record in world.golden(entity)}
     assert {thing: said(record) for thing, record in found.last.items()} == {thing: said(record) for thing, record in standing.items()}
+
+
+async def test_links_that_nobody_has_yet_are_written_nowhere(world: StreamsWorld) -> None:
+    await a_history(world)
+    for system, dsn in ((world.crm, world.crm_dsn), (world.erp, world.erp_dsn)):
+        with psycopg.connect(dsn, autocommit=True) as database:
+            database.execute("DELETE FROM concord.key WHERE system = %s", [system])
+            before = database.execute("SELECT * FROM concord.key ORDER BY 1, 2, 3").fetchall()
+            cluster, crosswalk = Cluster(world.config.kafka), ReadingCrosswalk(world.pipeline)
+            rehearsal = Rehearsal(world.pipeline, world.registry, crosswalk)  # on empty tables: every row needs its first link
+            plan = planned(world.config, cluster, system, Start(offset=0))
+            await rehearsal.feed([as_record(letter) for letter in cluster.scan({span.at: (span.start, span.end) for span in plan.spans})])
+            await crosswalk.close()
+            assert rehearsal.told[topics.golden(world.customer)]
+            assert database.execute("SELECT * FROM concord.key ORDER BY 1, 2, 3").fetchall() == before
 
 
 async def test_what_is_lost_is_named_with_what_it_would_become(world: StreamsWorld) -> None:
