@@ -168,7 +168,9 @@ class SinkConnector:
             logger.warning("%s; reading the progress again", fenced)
             self._position_due = True
             return
-        self._stored.update({place: after for place, (_, after) in batch.progress.items()})
+        for place, (_, after) in batch.progress.items():
+            self._stored[place] = after
+            self._beginning.passed(place, after)
         self._ended(outcome)
         self._hint()
         self._lag(messages[-1])
@@ -187,7 +189,7 @@ class SinkConnector:
                 continue
             try:
                 record = self._decode(entity, value)
-                if self._beginning.is_overtaken(place, offset, message.key()):
+                if record.mend is None and self._beginning.is_overtaken(place, offset, message.key()):
                     self._metrics.count(entity, State.SUPERSEDED)
                 else:
                     batch.tasks.append(Task(record, topic, partition, offset, value))
@@ -330,7 +332,7 @@ class SinkConnector:
         """I2: the database says where to go on."""
         places = [(partition.topic, partition.partition) for partition in self._assigned]
         stored = self._the_applier().positions(places) if places else {}
-        self._beginning.look(place for place in places if not stored[place])
+        self._beginning.look({place: stored[place] for place in places})
         start = [TopicPartition(topic, partition, stored[topic, partition] or OFFSET_BEGINNING) for topic, partition in places]
         self._the_consumer().assign(start)
         self._stored = stored

@@ -306,7 +306,7 @@ class Source:
         ensure_publication(conn, settings.publication, settings.tables)
         try:
             there = usable(slot_state(conn, settings.slot), settings.slot, store.any())
-            lost = there and store.owes_all()
+            lost = there and store.owes_all(settings.tables)
             if lost:
                 logger.warning("%s: reading every table again was interrupted, and begins anew", settings.system)
         except SlotLost as error:

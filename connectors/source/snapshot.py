@@ -178,12 +178,13 @@ class SnapshotStore:
                 (self.slot,),
             )
 
-    def owes_all(self) -> bool:
-        """Whether the reading again that a lost slot began has not come to its end."""
+    def owes_all(self, tables: Iterable[tuple[str, str]]) -> bool:
+        """Whether the reading again of these tables that a lost slot began has not come to its end."""
         with translated("reading concord.snapshot"):
             row = self.conn.execute(
-                "SELECT 1 FROM concord.snapshot WHERE pipeline = %s AND predicate = '' AND NOT done AND started_at <= lost_at LIMIT 1",
-                (self.slot,),
+                "SELECT 1 FROM concord.snapshot WHERE pipeline = %s AND predicate = '' AND NOT done AND started_at <= lost_at "
+                "AND table_name = ANY(%s) LIMIT 1",
+                (self.slot, [f"{schema}.{table}" for schema, table in tables]),
             ).fetchone()
         return row is not None
 

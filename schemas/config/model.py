@@ -22,7 +22,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainValidator, WithJsonSchema, model_validator
 from pydantic import Field as Spec
@@ -52,11 +52,10 @@ class Dsn(str):
     def secrets(self) -> set[str]:
         """The passwords in it, as they are."""
         if "://" in self:
-            url = urlsplit(self)
-            query = parse_qs(url.query)
-            return {unquote(url.password or ""), *query.get("password", ()), *query.get("sslpassword", ())} - {""}
-        found = re.findall(r"(?i)\b(?:ssl)?password\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))", self)
-        return {re.sub(r"\\(.)", r"\1", quoted or plain) for quoted, plain in found} - {""}
+            found = re.findall(r"://[^:/@?#]*:(.*)@", self) + re.findall(r"(?i)[?&](?:ssl)?password=([^&]*)", self)
+            return {unquote(one) for one in found} - {""}
+        pairs = re.findall(r"(?i)\b(?:ssl)?password\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))", self)
+        return {re.sub(r"\\(.)", r"\1", quoted or plain) for quoted, plain in pairs} - {""}
 
     def __repr__(self) -> str:
         return f"Dsn({self.shown!r})"
