@@ -350,7 +350,13 @@ class _Retry:
         known = {letter.id: letter for letter in letters}
         waiting: list[_Waiting] = []
         for table, keys in rows.items():
-            for asked, some in snapshot.ask_rows(self.config, system, table, keys):
+            try:
+                asked_for = snapshot.ask_rows(self.config, system, table, keys)
+            except snapshot.Unaskable as error:
+                for one in keys:
+                    self.report.enter(known[one], Became.REFUSED, f"its row cannot be read again: {error}")
+                continue
+            for asked, some in asked_for:
                 waiting.append(_AtSource(self.config, asked, [known[one] for one in some], self.report))
             with wiring.session(self.config, system) as connection:
                 concord_schema.ensure(connection)

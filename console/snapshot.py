@@ -128,8 +128,7 @@ def ask(config: Config, system: str, text: str, conditions: Sequence[str] = (), 
 
     Raises Unaskable, or UnfitDatabase when it is too early for that.
     """
-    if config.source == "debezium":
-        raise Unaskable("Debezium reads the logs here, and has its own way: an execute-snapshot signal (docs/debezium.md)")
+    _by_our_source(config)
     name = table_of(config, system, text)
     with wiring.session(config, system) as conn:
         table = _described(conn, system, name)
@@ -139,7 +138,11 @@ def ask(config: Config, system: str, text: str, conditions: Sequence[str] = (), 
 def ask_rows(
     config: Config, system: str, name: tuple[str, str], keys: Mapping[str, Mapping[str, str]]
 ) -> list[tuple[Asked, tuple[str, ...]]]:
-    """Asks for single rows: what they are called here → their key columns. Returns each asking with the rows that it is about."""
+    """Asks for single rows: what they are called here → their key columns. Returns each asking with the rows that it is about.
+
+    Raises Unaskable, or UnfitDatabase when it is too early for that.
+    """
+    _by_our_source(config)
     found: list[tuple[Asked, tuple[str, ...]]] = []
     with wiring.session(config, system) as conn:
         table = _described(conn, system, name)
@@ -152,6 +155,12 @@ def ask_rows(
         if turn:
             found.append((_asked(conn, config, system, table, _of_keys(conn, table, turn.values())), tuple(turn)))
     return found
+
+
+def _by_our_source(config: Config) -> None:
+    """Raises Unaskable where nobody would read what is asked for."""
+    if config.source == "debezium":
+        raise Unaskable("Debezium reads the logs here, and has its own way: an execute-snapshot signal (docs/debezium.md)")
 
 
 def _of_keys(conn: psycopg.Connection[Any], table: Table, keys: Iterable[Mapping[str, str]]) -> str:

@@ -34,6 +34,10 @@ class ConnectorState:
         return "FAILED" in (self.connector, self.task)
 
 
+class _Missing(Retriable):
+    """404: it is not there, or not yet."""
+
+
 class Connect:
     """One worker of a Connect cluster, which answers for all of it. Raises Retriable when it does not answer, Refused when it says no."""
 
@@ -56,8 +60,7 @@ class Connect:
     def state(self, name: str) -> ConnectorState:
         try:
             told = self._ask("GET", f"/connectors/{quote(name)}/status")
-        except Retriable:
-            self.version()  # it answers: only this one is not there (yet)
+        except _Missing:
             return ConnectorState("", "", "")
         tasks = told.get("tasks") or [{}]
         trace = str(tasks[0].get("trace") or told["connector"].get("trace") or "")
@@ -76,6 +79,8 @@ class Connect:
         except urllib.error.HTTPError as error:
             with error:
                 said = f"Kafka Connect at {self.url}, {method} {path}: {error.code} {_message(error.read())}"
+            if error.code == 404:
+                raise _Missing(said) from error
             if error.code in _NOT_NOW:
                 raise Retriable(said) from error
             raise Refused(said, str(error.code)) from error

@@ -74,7 +74,13 @@ def connector_settings(config: Config, system: str, tables: Iterable[TableName],
         **config.debezium.connector,
         **config.debezium.systems.get(system, {}),
     }
-    problems = traps(settings, f"debezium ({system})", config.debezium.format == "avro")
+    given = {**config.debezium.connector, **config.debezium.systems.get(system, {})}
+    problems = [
+        Problem(f"debezium ({system})", f"{name} is Concord's to say: the streams would not find the events", "take it out")
+        for name in _OURS
+        if name in given
+    ]
+    problems += traps(settings, f"debezium ({system})", config.debezium.format == "avro")
     if problems:
         raise ConfigError(problems)
     return settings
@@ -85,6 +91,17 @@ def _literally(name: str) -> str:
     return re.sub(r"([\\.\[\]{}()*+?^$|,])", r"\\\1", name)
 
 
+_OURS: Final = (
+    "topic.prefix",
+    "topic.delimiter",
+    "topic.naming.strategy",
+    "slot.name",
+    "publication.name",
+    "table.include.list",
+    "table.exclude.list",
+    "schema.include.list",
+    "schema.exclude.list",
+)
 _SSL = {"sslmode": "database.sslmode", "sslcert": "database.sslcert", "sslkey": "database.sslkey", "sslrootcert": "database.sslrootcert"}
 
 
@@ -92,8 +109,8 @@ def _database(config: Config, system: str, password: str | None) -> Settings:
     told, where = config.systems[system], f"systems.{system}.dsn"
     try:
         address = conninfo_to_dict(told.dsn)
-    except ProgrammingError as error:
-        raise ConfigError([Problem(where, f"is no address: {error}")]) from error
+    except ProgrammingError:  # its text quotes what it could not read, the password perhaps
+        raise ConfigError([Problem(where, "is no address that PostgreSQL's client can read", "special characters as %XX")]) from None
     host = str(address.get("host") or address.get("hostaddr") or "")
     if not host or host.startswith("/"):
         raise ConfigError([Problem(where, "names no host, and Debezium does not use a socket in the file system", "host=127.0.0.1")])
@@ -162,10 +179,6 @@ class _Trap:
 
 def _one_of(*values: str) -> Callable[[str], bool]:
     return lambda value: value.strip().lower() in values
-
-
-def _skips_no_change(value: str) -> bool:
-    return not set(re.split(r"[,\s]+", value.lower())) & {"c", "u", "d", "r"}
 
 
 _DEFAULTS = "a column's default would stand where the row holds null"
@@ -266,7 +279,8 @@ def _security(config: Config) -> Settings:
     """librdkafka's words for how to reach the brokers, in Java's."""
     told = config.kafka.settings
     about = ("security.", "sasl.", "ssl.")
-    strange = [name for name in told if name.startswith(about) and name not in _KNOWN and f"producer.{name}" not in config.debezium.worker]
+    said = {name.partition(".")[2].partition(".")[0] for name in config.debezium.worker if name.startswith("producer.")}  # in Java's words
+    strange = [name for name in told if name.startswith(about) and name not in _KNOWN and name.partition(".")[0] not in said]
     if strange:
         raise ConfigError(
             [

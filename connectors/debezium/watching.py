@@ -75,8 +75,8 @@ class Watching:
 
     @property
     def waiting(self) -> dict[str, str]:
-        """Systems that are not captured yet → what is wrong with their connector; ''."""
-        return {system: one.error for system, one in self._watched.items() if not one.streams}
+        """Systems that are not captured yet, or not now → what is wrong with their connector; ''."""
+        return {system: one.error for system, one in self._watched.items() if not one.streams or one.running_since is None}
 
     def _look_after(self, one: _Watched, state: ConnectorState, now: float) -> None:
         name = one.captured.connector
@@ -85,8 +85,9 @@ class Watching:
             one.restart_at, one.error = None, ""
             if now - one.running_since > WELL_AFTER:
                 one.failures = 0
-        elif state.failed:
-            one.running_since = None
+            return
+        one.running_since = None
+        if state.failed:
             if one.restart_at is None:
                 one.failures += 1
                 wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (one.failures - 1))

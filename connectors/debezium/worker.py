@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,16 +72,15 @@ class DebeziumWorker:
             self._watch(java)
 
     def _watch(self, java: subprocess.Popen[bytes]) -> None:
-        silent = 0.0
+        answered = time.monotonic()
         while not self._stop.wait(LOOK_SECONDS):
             self.health.turned()
             self._alive(java)
             try:
                 self._watching.look()
-                silent = 0.0
+                answered = time.monotonic()
             except Retriable as error:
-                silent += LOOK_SECONDS
-                if silent > SILENT_SECONDS:
+                if time.monotonic() - answered > SILENT_SECONDS:
                     raise
                 logger.debug("%s", error)
                 self.health.waits("Kafka Connect does not answer")
@@ -102,18 +102,17 @@ class DebeziumWorker:
 
     def _until(self, java: subprocess.Popen[bytes], does: Callable[[], bool], seconds: float, otherwise: str) -> bool:
         """Tries until it goes through; False when asked to stop before that."""
-        tries = int(seconds / 0.1)
-        for left in range(tries, -1, -1):
+        deadline = time.monotonic() + seconds
+        while True:
             self.health.turned()
             self._alive(java)
             try:
                 return does()
             except Retriable as error:
-                if not left:
+                if time.monotonic() > deadline:
                     raise Retriable(f"Kafka Connect {otherwise} after {seconds:g} s: {error}; see {self._log}") from error
             if self._stop.wait(0.1):
                 return False
-        return False
 
     def _alive(self, java: subprocess.Popen[bytes]) -> None:
         if (status := java.poll()) is not None:
@@ -137,7 +136,7 @@ class DebeziumWorker:
         file = folder / "connect.properties"
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as text:
             text.write(properties(self._program.settings))
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
             java = subprocess.Popen(
                 [*self._program.command, str(file)],
                 env={**os.environ, **self._environment},

@@ -16,7 +16,6 @@ from schemas.config import Config
 from schemas.errors import ConfigError
 from schemas.mapping import Binding
 from schemas.mapping.doubts import of_type, of_unchanged
-from schemas.mapping.parts import ROOT
 
 
 def check_settings(config: Config, found: Checked) -> None:
@@ -62,12 +61,10 @@ def _identity(db: Database, name: str, table: Table) -> None:
 
 
 def _mapped(bindings: Iterable[Binding]) -> dict[str, set[str]]:
-    """Table → its columns that a field is read from, or that decide which rows count."""
+    """Table → its columns that anybody reads: of fields, keys and links, and those that decide which rows count or come first."""
     found: dict[str, set[str]] = {}
     for binding in bindings:
-        tables = {ROOT: binding.table, **{part.name: part.table for part in binding.parts}}
-        columns = {column for field in binding.fields for column in binding.columns[field]}
-        for column in columns:
-            part, name = binding.split(column)
-            found.setdefault(str(tables[part]), set()).add(name)
+        found.setdefault(str(binding.table), set()).update(binding.root_columns)
+        for part in binding.parts:
+            found.setdefault(str(part.table), set()).update(part.columns)
     return found

@@ -137,7 +137,11 @@ def _room(db: Database) -> None:
 
 def _schema_concord(db: Database) -> bool:
     """Whether what we keep can be looked at. A schema that is there must be ours to use and to bring up to date."""
-    usable = db.one("SELECT has_schema_privilege('concord', 'USAGE, CREATE') WHERE to_regnamespace('concord') IS NOT NULL")
+    usable = db.one(
+        # a list of rights in one call would ask for any of them
+        "SELECT has_schema_privilege('concord', 'USAGE') AND has_schema_privilege('concord', 'CREATE')"
+        " WHERE to_regnamespace('concord') IS NOT NULL"
+    )
     login = db.one("SELECT session_user::text")
     if usable is False:
         mend = f"concord check --grant, or ALTER SCHEMA concord OWNER TO {db.shown(login)}, and the same for its tables"

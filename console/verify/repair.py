@@ -197,7 +197,11 @@ class Repairer:
         if not keys:
             return
         table = binding.table.schema, binding.table.name
-        asked = snapshot.ask_rows(self.config, system, table, {key: binding.key_values(key) for key in keys})
+        try:
+            asked = snapshot.ask_rows(self.config, system, table, {key: binding.key_values(key) for key in keys})
+        except snapshot.Unaskable as error:
+            logger.warning("%s of %s.%s cannot be read again: %s", len(keys), *table, error)
+            return  # `_wait` names each as not repaired
         for one, _ in asked:
             progress = snapshot.follow(self.config, one)
             if progress.state is not snapshot.State.DONE:

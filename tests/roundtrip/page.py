@@ -33,7 +33,7 @@ _WHY_LOST = {
 
 _SHOWN = {"mood": "an enum", "mood[]": "an array of an enum", "posint": "a domain over `integer`", "shortname": "a domain over `varchar`"}
 # What real Debezium's own events have otherwise (docs/debezium-parity.md), by the column that shows it there.
-_REAL = {"`date`": "c_date", "`time with time zone`": "c_timetz", "`numeric[]`": "m_numfree", "`varchar[]`": "m_varchara"}
+_REAL = {"`date`": "c_date", "`numeric[]`": "m_numfree", "`varchar[]`": "m_varchara"}
 
 HEAD = """# Types, and what arrives of them
 
