@@ -27,7 +27,7 @@ import orjson
 from rich.console import Console
 
 from console import logs
-from console.parts import Busy, Stopped, being, end_with_supervisor, raise_stopped, stop_on_signals
+from console.parts import SUPERVISED, Busy, Stopped, being, end_with_supervisor, raise_stopped, stop_on_signals
 from console.ports import HTTP, Address
 from schemas.errors import ConcordError, ConfigError, Problem
 
@@ -394,12 +394,12 @@ def up(file: Path, debug: bool, workers: int, sink_workers: int, source: str | N
     from console import remembered, wiring
     from console.supervise import Supervisor
 
-    config = wiring.open_config(file, source)
-    if config.source == "debezium":
-        debezium_console.captured(config)
-        debezium_console.fetch(config, lambda line: logger.info("%s", line))
     stop_on_signals(raise_stopped)
     try:
+        config = wiring.open_config(file, source)
+        if config.source == "debezium":
+            debezium_console.captured(config)
+            debezium_console.fetch(config, lambda line: logger.info("%s", line))
         run_dir = wiring.run_dir(config)
         run_dir.mkdir(parents=True, exist_ok=True)
         pipeline = wiring.patiently("starting", lambda: wiring.open_pipeline(config, run_dir))
@@ -438,8 +438,9 @@ def _run_part(name: str, kind: str, file: Path, debug: bool, system: str | None,
                 port = http or wiring.metrics_port(config, kind, system, worker)
                 told.tell(metrics=endpoints.serve(port, *endpoints.of_part(name, health)))
                 pipeline = wiring.patiently("starting", lambda: wiring.open_pipeline(config, run_dir), health.turned)
+                claim = os.environ.get(SUPERVISED) != "1"  # else `concord up` has made them ours
                 ours = (*config.systems,) if kind == "debezium" else () if system is None else (system,)
-                wiring.patiently("preparing", lambda: wiring.prepare(config, ours), health.turned)
+                wiring.patiently("preparing", lambda: wiring.prepare(config, ours, claim), health.turned)
                 for line in wiring.patiently("comparing the mapping", lambda: remembered.warnings(config, ours), health.turned):
                     logger.warning("%s", line)
 
@@ -790,7 +791,7 @@ def replay(
     it: an event that is known changes nothing, and a newer value stays. After a loss of the streams' whole state, replay every system.
 
     \b
-    --from earliest                        everything that Kafka still has
+    --from earliest                        everything from the first event on; --anyway: what Kafka still has
     --from 2h, --from 3d                   what was captured since then
     --from 2026-03-01T12:00+01:00          the same; without a zone it is UTC
     --from 4711                            from this offset on, in every partition

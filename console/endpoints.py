@@ -53,7 +53,8 @@ def serve(address: Address | int, alive: Callable[[], Answer], ready: Callable[[
         server = _listening(host, port, alive, ready, registry)
     except OSError as error:
         logger.warning("port %s of %s cannot be used for HTTP (%s), taking a free one", port, host, error.strerror)
-        server = _listening("127.0.0.1", 0, alive, ready, registry)
+        host = "127.0.0.1"
+        server = _listening(host, 0, alive, ready, registry)
     Thread(target=server.serve_forever, name="http", daemon=True).start()
     return f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{server.server_port}/metrics"
 

@@ -143,7 +143,8 @@ class Cluster:
         if int(told["retention.bytes"].value or -1) >= 0:
             return None
         milliseconds = int(told["retention.ms"].value or -1)
-        return timedelta.max if milliseconds < 0 else timedelta(milliseconds=milliseconds)
+        longest = timedelta.max // timedelta(milliseconds=1)
+        return timedelta.max if milliseconds < 0 or milliseconds > longest else timedelta(milliseconds=milliseconds)
 
     def _offsets(self, partitions: Sequence[Partition], spec: OffsetSpec) -> dict[Partition, int]:
         if not partitions:

@@ -141,7 +141,10 @@ class Repeats(logging.Filter):
             self._kinds.clear()
         self._kinds[kind] = (now, 0)
         if held and since is not None:
-            record.msg, record.args = f"{record.getMessage()} ({held} more like it in {now - since:.0f} s)", ()
+            more = (
+                f" ({held} more like it in {now - since:.0f} s)"  # the arguments stay: what they may hold is kept out where it is printed
+            )
+            record.msg = f"{record.msg}{more}"
         return True
 
 

@@ -70,7 +70,7 @@ class Report:
     def is_well(self) -> bool:
         if self.foretold is not None:
             return not self.foretold.total
-        return self.state == "done" and not self.stuck
+        return self.state == "done" and not (self.counts["waits"] or self.counts["dead"])
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -96,7 +96,7 @@ class Report:
             console.print(escape(f"sequence {name}: {'to be moved' if self.foretold else 'moved'} past {highest}"))
         if self.foretold is None:
             told = ", ".join(f"{number:,} {what}" for what, number in sorted(self.counts.items())) or "nothing agreed on"
-            mend = "mend what is stuck and rebuild again before you start" if self.stuck else "`concord verify` compares"
+            mend = "mend what is stuck and rebuild again before you start" if not self.is_well else "`concord verify` compares"
             console.print(f"{self.system}: {self.things:,} things, {told}; {mend}")
 
 
@@ -319,9 +319,7 @@ def _named(task: Task, what: str, why: str) -> dict[str, str]:
 def _wal_file(connection: psycopg.Connection[Any], past: Lsn) -> str:
     """The name of the first WAL file behind a position, as pg_resetwal wants it."""
     with translated("asking for the timeline"):
-        row = connection.execute(
-            "SELECT timeline_id, (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size') FROM pg_control_checkpoint()"
-        ).fetchone()
+        row = connection.execute(_WAL).fetchone()
     timeline, size = (int(row[0]), int(row[1])) if row else (1, SEGMENT)
     number, per_log = past // size + 1, (1 << 32) // size
     return f"{timeline:08X}{number // per_log:08X}{number % per_log:08X}"

@@ -29,7 +29,7 @@ from schemas.golden import GoldenRecord
 from schemas.mapping import Pipeline
 from schemas.registry import Registry, open_registry
 from streams.chunks_reader import Record
-from streams.crosswalk import Crosswalk
+from streams.crosswalk import ReadingCrosswalk
 from streams.rehearsal import CHUNK, Rehearsal, changelog
 
 AT_ONCE = 500  # things asked about in one transaction
@@ -77,7 +77,7 @@ async def _rehearsed(pipeline: Pipeline, plan: Plan, registry: Registry, limit: 
 
 async def folded_again(pipeline: Pipeline, plan: Plan, registry: Registry, tell: Tell = lambda _: None) -> tuple[Rehearsed, GoldenDecoder]:
     """The events of the plan, folded on what the streams know."""
-    cluster, crosswalk = Cluster(pipeline.config.kafka), Crosswalk(pipeline)
+    cluster, crosswalk = Cluster(pipeline.config.kafka), ReadingCrosswalk(pipeline)
     try:
         rehearsal = Rehearsal(pipeline, registry, crosswalk)
         _load(cluster, rehearsal, pipeline.config.name, tell)

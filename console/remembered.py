@@ -156,6 +156,12 @@ def difference(config: Config, system: str, remembered: Mapping[str, Mapped]) ->
     return found
 
 
+def held_back(found: Iterable[Change]) -> set[tuple[str, str]]:
+    """Tables that are not read again by themselves, whatever else has changed: rows that do not count any more would be deleted on the
+    other side."""
+    return {table for change in found if change.rows for table in change.tables}
+
+
 def recall(connection: Connection, config: Config, system: str) -> dict[str, Mapped] | None:
     """Entity → as it was when its rows were read. None: nothing is remembered, or nothing was read yet."""
     if concord_schema.version(connection) < concord_schema.MAPPING_SINCE:
@@ -184,13 +190,19 @@ def settle(connection: Connection, config: Config, system: str, everything: bool
         if not ours and not everything and any(change.read_again for change in found):
             return found  # remembered once a person says that it was read
         store = SnapshotStore(connection, slot)
-        asked = {table for change in found if change.read_again or (everything and change.rows) for table in change.tables}
+        held = set() if everything else held_back(found)
+        asked = {table for change in found if change.read_again or (everything and change.rows) for table in change.tables} - held
         for schema, table in sorted(asked) if ours else ():
             store.request(schema, table)
         now = {entity: mapped(config, entity, system) for entity, told in config.entities.items() if system in told.bindings}
         for entity, one in now.items():
             before = (remembered or {}).get(entity)
-            kept = one if everything or before is None else Mapped(before.rows, one.fields)
+            if held.isdisjoint(_tables(config, entity, system)):
+                kept = one if everything or before is None else Mapped(before.rows, one.fields)
+            elif before is not None:
+                kept = before  # its tables are read once a person has meant it, and until then it is said again
+            else:
+                continue
             connection.execute(
                 "INSERT INTO concord.mapping (slot, entity, told) VALUES (%s, %s, %s) "
                 "ON CONFLICT (slot, entity) DO UPDATE SET told = excluded.told, since = excluded.since",
@@ -223,13 +235,15 @@ def warnings(config: Config, systems: Iterable[str]) -> list[str]:
 def sentences(found: Sequence[Change], everything: bool = False, debezium: bool = False) -> list[str]:
     """What was done about each change. `debezium`: nothing was, but by a person."""
     told = []
+    held = set() if everything else held_back(found)
     for change in found:
+        waits = not held.isdisjoint(change.tables)
         tables = ", ".join(f"{schema}.{table}" for schema, table in change.tables)
         where = f"{change.system}: {change.what}"
-        if change.read_again or (everything and change.rows):
+        if (change.read_again and not waits) or (everything and change.rows):
             done = f"is to be read again: tell Debezium so (an incremental snapshot), then {AGAIN}" if debezium else "is read again"
             told.append(f"{where}; {tables} {done}")
-        if change.rows and not everything:
+        if waits:
             told.append(
                 f"{where}; nothing is read again for that by itself, since rows that do not count any more would be deleted on the other "
                 "side: `concord snapshot --changed` if that is meant"

@@ -47,7 +47,7 @@ from schemas.serde import Codec
 logger = logging.getLogger(__name__)
 
 CONFIRM_SECONDS = 2.0  # a source that has caught up answers its server's keep-alive at once; one that needs longer is busy
-DEAD_READ_LIMIT = 10_000  # letters of a topic that are told apart for the count; beyond it the count says "at least"
+DEAD_READ_LIMIT = 10_000  # letters of a topic that are told apart for the count; more of them are counted as so many
 
 Ends = Mapping[Partition, tuple[int, int]]
 
@@ -304,7 +304,10 @@ class Observer:
         for system, told in databases.items():
             if told.error is None and told.slot in ("streaming", "inactive"):
                 yield ("source", system), told.confirmed, told.current
-        ends, committed = self.ends(), self.committed()
+        try:
+            ends, committed = self.ends(), self.committed()
+        except ConcordError:
+            return  # Kafka does not answer: of its readers nothing is known
         for at, (low, high) in ends.items():
             name = (at[0], str(at[1]))
             if at[0] in self.streamed:

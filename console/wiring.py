@@ -30,7 +30,7 @@ from connectors.source.snapshot import SnapshotStore
 from console import ownership
 from console.kafka import Cluster
 from console.logs import first_line, hide
-from console.parts import SUPERVISED, read_json, tell_json
+from console.parts import read_json, tell_json
 from console.supervise import PartCommand
 from schemas import topics
 from schemas.catalog import Table
@@ -204,13 +204,13 @@ def ensure_system(config: Config, system: str) -> None:
         connection.execute("SELECT pg_advisory_unlock(%s)", (concord_schema.LOCK,))
 
 
-def prepare(config: Config, systems: Iterable[str]) -> None:
+def prepare(config: Config, systems: Iterable[str], claim: bool = True) -> None:
     """Everything that these systems' parts find there when they start. May be done again, by any number of processes at once.
 
     Raises ConfigError when the topics are another pipeline's, or do not fit.
     """
     systems = tuple(systems)
-    if os.environ.get(SUPERVISED) != "1":  # else `concord up` has done it
+    if claim:
         ownership.claim(config, {system: ensure_schema(config, system) for system in systems}, Cluster(config.kafka))
     ensure_topics(config)
     for system in systems:

@@ -10,7 +10,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import click
 import pytest
@@ -18,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
-from console import endpoints, exporter
+from console import endpoints, exporter, status
 from console.exporter import Ages, families, of_parts
 from console.ports import HttpAddress
+from schemas.errors import Retriable
 from schemas.health import STUCK_SECONDS, Health
 from tests.console.a_report import REPORT
 
@@ -167,3 +169,12 @@ def test_the_metrics_of_parts_stand_together_under_their_names(tmp_path: Path) -
 
 def test_the_rules_come_with_the_package() -> None:
     assert exporter.rules().count("- alert:") == exporter.rules().count("runbook:") > 10
+
+
+def test_without_kafka_how_far_the_sources_are_is_seen_all_the_same() -> None:
+    def away() -> Any:
+        raise Retriable("Kafka does not answer")
+
+    told = SimpleNamespace(error=None, slot="streaming", confirmed=7.0, current=9.0)
+    observer = SimpleNamespace(databases=lambda: {"crm": told}, ends=away, committed=away)
+    assert [*status.Observer.positions(cast("status.Observer", observer))] == [(("source", "crm"), 7.0, 9.0)]

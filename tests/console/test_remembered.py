@@ -137,6 +137,28 @@ def test_a_change_is_said_asked_for_and_remembered(world: World) -> None:
     assert remembered.warnings(world.config, world.db) == []
 
 
+def test_rows_that_would_count_no_more_are_not_read_again_because_a_field_is_new_as_well(world: World) -> None:
+    world.prepare()
+    all_read(world)
+    text = world.file.read_text()
+    world.file.write_text(re.sub(r"^ +email: .*\n", "", text, flags=re.MULTILINE))
+    remembered.settle_all(world.config)
+    narrower = text.replace("table: public.contact", "table: public.contact, where: {email: kept}")
+    assert narrower != text
+    world.file.write_text(narrower)
+    found = remembered.settle_all(world.config)
+    assert [(change.added, change.rows) for change in found if change.system == world.crm] == [(("email",), True)]
+    assert asked(world, world.crm) == []
+    assert asked(world, world.erp) == ["public.user"], "there only a field is new"
+    (said,) = [line for line in remembered.sentences(found) if line.startswith(world.crm)]
+    assert "nothing is read again for that by itself" in said
+    again = [change for change in remembered.settle_all(world.config) if change.system == world.crm]
+    assert [(change.added, change.rows) for change in again] == [(("email",), True)], "it is said until somebody has meant it"
+    assert remembered.settle_all(world.config, everything=True)
+    assert asked(world, world.crm) == ["public.contact"]
+    assert remembered.settle_all(world.config) == []
+
+
 def test_a_second_pipeline_on_the_same_topics_is_refused_and_changes_nothing(world: World) -> None:
     cluster, config = world.cluster(), world.config
     ownership.claim(config, {world.crm: "1", world.erp: "2"}, cluster)
