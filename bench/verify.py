@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -34,7 +33,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench.command import Ran, concord, databases
+from bench.command import Ran, concord, databases, ran
 from connectors import concord_schema
 
 CRM = """
@@ -169,21 +168,23 @@ def _found(told: dict[str, Any]) -> list[tuple[str, str | None]]:
 
 
 def _diff(dsns: dict[str, str], folder: Path) -> Ran:
-    """Both sides exported, sorted, compared: seconds, the most that sort had in memory, how many lines differ."""
+    """Both sides exported, sorted, compared: seconds, the most that sort or diff had in memory, how many lines differ."""
     began = time.monotonic()
-    files = []
+    files, used = list[str](), list[Ran]()
     for system, query in EXPORT.items():
         raw, in_order = folder / f"{system}.txt", folder / f"{system}.sorted"
         copy = f"COPY ({query}) TO STDOUT".encode()
         with psycopg.connect(dsns[system]) as connection, raw.open("wb") as out, connection.cursor().copy(copy) as rows:
             for data in rows:
                 out.write(data)
-        subprocess.run(["sort", "-o", str(in_order), str(raw)], env={**os.environ, "LC_ALL": "C"}, check=True)
+        used.append(ran(["sort", "-o", str(in_order), str(raw)], {**os.environ, "LC_ALL": "C"}))
+        if used[-1].status:
+            raise RuntimeError(f"sort ended with {used[-1].status}: {used[-1].said}")
         files.append(str(in_order))
-    lines = subprocess.run(["diff", *files], capture_output=True, text=True, check=False).stdout.splitlines()
+    used.append(ran(["diff", *files]))
     seconds = time.monotonic() - began
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1024 if sys.platform == "darwin" else 1) / 1024
-    return Ran(0, seconds, children, str(sum(line.startswith(("<", ">")) for line in lines)))
+    lines = sum(line.startswith(("<", ">")) for line in used[-1].said.splitlines())
+    return Ran(0, seconds, max(one.megabytes for one in used), str(lines))
 
 
 def _row(grid: Table, name: str, seconds: float, rows: int, megabytes: float, found: str) -> None:

@@ -104,7 +104,7 @@ def _tell(console: Console, outcome: Outcome, folder: Path) -> None:
                 console.print(Text("\n".join(f"    {line}" for line in lines), style="dim"))
     if outcome.stories:
         console.print(f"the whole history of each is in {folder / 'history.txt'}")
-    for sentence in outcome.broken:
+    for sentence in (*outcome.broken, *outcome.unseen):
         console.print(Text(f"✗ seed {seed}: {sentence}", style="red"))
     console.print(f"the run's logs are in {folder}")
 

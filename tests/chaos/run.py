@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 from confluent_kafka import KafkaException
 from rich.console import Console
@@ -263,7 +264,9 @@ class Run:
                 strikers.append(striker)
             self._wait_until(began + options.seconds, probes, applications)
             for striker in strikers:
-                striker.join(120)
+                striker.join(240)  # starting a server on a busy machine is the longest
+            if late := [striker.name for striker in strikers if striker.is_alive()]:
+                raise DemoError(f"seed {options.seed}: still being carried out: {', '.join(late)}")
             for application in applications:  # they end by themselves
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     application.process.wait(STOP_SECONDS)
@@ -324,7 +327,15 @@ class Run:
         except Broken as error:
             struck.effect = str(error)
             self.outcome.broken.append(f"{fault.kind} ({fault.target}): {error}")
-        except (Missed, psycopg.Error, KafkaException, RuntimeError, OSError, DemoError) as error:  # another fault was in the way
+        except (
+            Missed,
+            psutil.Error,
+            psycopg.Error,
+            KafkaException,
+            RuntimeError,
+            OSError,
+            DemoError,
+        ) as error:  # another fault was in the way
             told = str(error) if isinstance(error, Missed) else f"{type(error).__name__}: {error}"
             struck.error = (told.splitlines() or [""])[0][:200]
         self._log(f"{fault.kind} ({fault.target}) {'struck nothing: ' + struck.error if struck.error else '· ' + struck.effect}")

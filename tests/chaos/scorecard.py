@@ -92,6 +92,7 @@ def as_json(runs: Sequence[Figures]) -> dict[str, Any]:
             "changes": sum(sum(run["changes"].values()) for run in runs),
             **{what: sum(len(run[what]) for run in runs) for what in BAD},
             "stuck": sum(bool(run["stuck"]) for run in runs),
+            **{what: sum(len(run[what]) for run in runs) for what in ("broken", "left")},  # type: ignore[literal-required]
         },
         "kinds": {each.kind: {name: value for name, value in each._asdict().items() if name != "kind"} for each in kinds(runs)},
         "runs": list(runs),
@@ -101,7 +102,7 @@ def as_json(runs: Sequence[Figures]) -> dict[str, Any]:
 def _headline(runs: Sequence[Figures]) -> str:
     total = as_json(runs)["total"]
     stuck = f", {total['stuck']} runs did not come to their end" if total["stuck"] else ""
-    bad = ", ".join(f"{what} {total[what]}" for what in BAD)
+    bad = ", ".join(f"{what} {total[what]}" for what in (*BAD, "broken", "left"))
     return f"{total['runs']} runs, {total['faults']:,} faults, {total['changes']:,} changes made: {bad}{stuck}"
 
 

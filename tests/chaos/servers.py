@@ -145,8 +145,12 @@ class Servers:
             self._servers[system] = self._postgres(system, postgres_server.reachable(install, home, self.user), install.major)
 
     def __enter__(self) -> Servers:
-        for server in self._servers.values():
-            server.start()
+        try:
+            for server in self._servers.values():
+                server.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

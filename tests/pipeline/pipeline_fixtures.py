@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -237,8 +238,10 @@ class RunningPipeline:
         """Changes rows of a table so that Concord does not hear of it."""
         publication = self.one(system, "SELECT pubname FROM pg_publication")
         self.do(system, f'ALTER PUBLICATION "{publication}" DROP TABLE {table}')
-        self.do(system, statement, *parameters)
-        self.do(system, f'ALTER PUBLICATION "{publication}" ADD TABLE {table}')
+        try:
+            self.do(system, statement, *parameters)
+        finally:
+            self.do(system, f'ALTER PUBLICATION "{publication}" ADD TABLE {table}')
 
     def close(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -272,3 +275,21 @@ def running(folder: Path, name: str, kafka: str, crm_dsn: str, erp_dsn: str) -> 
         yield pipeline
     finally:
         pipeline.close()
+
+
+# the customers of CONFIG
+
+
+def tax_id(account: uuid.UUID) -> str:
+    return "V" + account.hex[:12].upper()
+
+
+def an_account(pipeline: RunningPipeline, **columns: Any) -> uuid.UUID:
+    account = uuid.uuid4()
+    told = {"id": account, "name": "Acme", "vat": tax_id(account), **columns}
+    pipeline.do("crm", f"INSERT INTO account ({', '.join(told)}) VALUES ({', '.join('%s' for _ in told)})", *told.values())
+    return account
+
+
+def partner(pipeline: RunningPipeline, account: uuid.UUID, column: str = "legal_name") -> Any:
+    return pipeline.one("erp", f"SELECT {column} FROM partner WHERE tax_id = %s", tax_id(account))

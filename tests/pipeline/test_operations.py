@@ -25,7 +25,7 @@ from console.exporter import METRICS
 from console.kafka import Cluster
 from console.stack.guard import free_port
 from schemas.config import load as load_config
-from tests.pipeline.pipeline_fixtures import RunningPipeline, eventually, running
+from tests.pipeline.pipeline_fixtures import RunningPipeline, an_account, eventually, partner, running
 from tests.services import a_database
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.slow, pytest.mark.own_source]
@@ -45,17 +45,6 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, kafka: str, postgres: str
         pipeline.ready()
         pipeline.settle()
         yield pipeline
-
-
-def an_account(pipeline: RunningPipeline, **columns: Any) -> uuid.UUID:
-    account = uuid.uuid4()
-    told = {"id": account, "name": "Acme", "vat": "V" + account.hex[:12].upper(), **columns}
-    pipeline.do("crm", f"INSERT INTO account ({', '.join(told)}) VALUES ({', '.join('%s' for _ in told)})", *told.values())
-    return account
-
-
-def partner(pipeline: RunningPipeline, account: uuid.UUID, column: str = "legal_name") -> Any:
-    return pipeline.one("erp", f"SELECT {column} FROM partner WHERE tax_id = %s", "V" + account.hex[:12].upper())
 
 
 def ask(path: str) -> tuple[int, Any]:
@@ -86,8 +75,10 @@ def test_up_tells_who_is_ready_and_serves_every_figure(pipeline: RunningPipeline
     assert {sample.labels["process"] for sample in served["concord_source_slot_lost_timestamp_seconds"].samples} == {*PARTS[3:]}
     stopped = pipeline.pid("sink erp")
     os.kill(stopped, signal.SIGSTOP)
-    status, told = ask("/readyz")
-    os.kill(stopped, signal.SIGCONT)
+    try:
+        status, told = ask("/readyz")
+    finally:
+        os.kill(stopped, signal.SIGCONT)
     assert (status, set(told["waits_for"])) == (503, {"sink-erp-0"})
     assert "does not answer" in told["waits_for"]["sink-erp-0"]
     eventually(lambda: ask("/readyz")[0] == 200)
@@ -171,7 +162,6 @@ def restart(pipeline: RunningPipeline, part: str) -> None:
     assert pipeline.concord("status", expect=None)["parts"][part]["last_exit"]["code"] == 0
 
 
-@pytest.mark.xfail(strict=False, reason="a row on its way while the streams are restarted can miss the new mapping: docs/operations.md")
 def test_another_configuration_part_by_part_under_load_loses_nothing_of_what_was_mapped(pipeline: RunningPipeline) -> None:
     old = an_account(pipeline, note="from before", city="Ulm")
     pipeline.do("crm", "CREATE TABLE lead (id uuid PRIMARY KEY, title text)")
@@ -207,6 +197,8 @@ def test_another_configuration_part_by_part_under_load_loses_nothing_of_what_was
     pipeline.do("crm", "UPDATE account SET city = 'Bonn', note = 'new' WHERE id = %s", old)
     eventually(lambda: partner(pipeline, old, "internal") == "new")
     assert partner(pipeline, old, "town") == "Ulm", "a field that was taken out is not written any more"
+    if told["differences"]:
+        pytest.xfail("a row on its way while the streams are restarted can miss the new mapping: docs/operations.md")
 
 
 def test_another_pipeline_on_the_same_topics_is_refused(pipeline: RunningPipeline, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.pipeline.pipeline_fixtures import RunningPipeline, eventually, running
+from tests.pipeline.pipeline_fixtures import RunningPipeline, an_account, eventually, partner, running, tax_id
 from tests.services import SECRET, a_database
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.slow]
@@ -31,17 +31,6 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, kafka: str, postgres: str
         pipeline.ready()
         pipeline.settle()
         yield pipeline
-
-
-def an_account(pipeline: RunningPipeline, **columns: Any) -> uuid.UUID:
-    account = uuid.uuid4()
-    told = {"id": account, "name": "Acme", "vat": "V" + account.hex[:12].upper(), **columns}
-    pipeline.do("crm", f"INSERT INTO account ({', '.join(told)}) VALUES ({', '.join('%s' for _ in told)})", *told.values())
-    return account
-
-
-def partner(pipeline: RunningPipeline, account: uuid.UUID, column: str = "legal_name") -> Any:
-    return pipeline.one("erp", f"SELECT {column} FROM partner WHERE tax_id = %s", "V" + account.hex[:12].upper())
 
 
 def letters(pipeline: RunningPipeline, *options: str) -> list[dict[str, Any]]:
@@ -329,7 +318,7 @@ def behind_our_back(pipeline: RunningPipeline, system: str, *statements: tuple[s
 def test_what_came_apart_is_repaired_in_both_directions(pipeline: RunningPipeline) -> None:
     accounts = [an_account(pipeline, city="Ulm") for _ in range(5)]
     name, owned, lost, mine, kept = accounts
-    tax = {account: "V" + account.hex[:12].upper() for account in accounts}
+    tax = {account: tax_id(account) for account in accounts}
     eventually(lambda: all(partner(pipeline, one) == "Acme" for one in accounts))
     pipeline.do("erp", "UPDATE partner SET credit_limit = 500 WHERE tax_id = %s", tax[owned])
     eventually(lambda: pipeline.one("crm", "SELECT credit_limit FROM account WHERE id = %s", owned) == 500)

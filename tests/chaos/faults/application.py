@@ -95,8 +95,9 @@ def serialize(world: World, fault: Fault) -> str:
                     seen(lambda conn=conn: _waits(watch, conn), 2)  # type: ignore[misc]
             time.sleep(fault.seconds)
         finally:
-            watch.execute("ALTER DATABASE reference RESET default_transaction_isolation")
-            _connect_anew(watch)
+            with world.database(fault.target) as mending:  # ours may be gone with its server
+                mending.execute("ALTER DATABASE reference RESET default_transaction_isolation")
+                _connect_anew(mending)
     if log.count(told) == before:
         raise Missed(f"no serialization failure in {tries} tries")
     return f"{log.count(told) - before} serialization failures"

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+import psutil
 import psycopg
 
 from tests.chaos.faults.plan import Fault
@@ -71,8 +72,9 @@ def invalidate_slot(world: World, fault: Fault) -> str:
             if not seen(lost, SLOT_SECONDS):
                 raise Missed(f"slot {slot} was not invalidated")
         finally:
-            conn.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
-            conn.execute("SELECT pg_reload_conf()")
+            with world.database(fault.target) as mending:  # ours may be gone with its server
+                mending.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+                mending.execute("SELECT pg_reload_conf()")
     return f"slot {slot} lost"
 
 
@@ -83,7 +85,8 @@ def _standing_still(world: World, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        process.resume()
+        with contextlib.suppress(psutil.NoSuchProcess):  # another fault has ended it
+            process.resume()
 
 
 def step_clock(world: World, fault: Fault) -> str:
