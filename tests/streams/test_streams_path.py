@@ -143,3 +143,18 @@ async def test_a_row_that_gets_another_key_stays_the_same_thing(world: StreamsWo
     last = world.golden()[-1]
     assert (last.link, last.alive, last.keys[world.crm], last.values["name"]) == (f"{world.crm}:7", True, "8", "Acme II")
     assert all(record.alive for record in world.golden())
+
+
+async def test_a_worker_that_comes_back_reads_what_it_is_to_read_now(world: StreamsWorld) -> None:
+    """Kafka gives a member that comes back under its name what it had, and does not ask what it wants now."""
+    whole = world.config, world.pipeline
+    world.config = world.config.model_copy(update={"entities": {world.customer: world.config.entities[world.customer]}})
+    world.pipeline = world._pipeline()
+    async with world.running() as app:
+        world.event(world.crm, "account", "c", an_account(7))
+        await world.settled(app)
+    world.config, world.pipeline = whole
+    async with world.running() as app:
+        world.event(world.crm, "deal", "c", {"id": 1, "account": 7, "note": "new here"})
+        await world.settled(app)
+    assert [record.values["note"] for record in world.golden(world.order)] == ["new here"]
