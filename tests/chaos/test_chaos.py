@@ -325,7 +325,18 @@ def test_figures_of_runs_go_on_one_page_and_what_went_wrong_is_on_it() -> None:
     outcome.verdict.lost.append("customer crm:x: name is 'a' in crm, last said was {'erp': 'b'}")
     earlier = json.loads(json.dumps(figures(Outcome(Options(6, 60, 0), stuck="the line is dead\nand more"))))
     told = as_json([earlier, figures(outcome)])
-    assert told["total"] == {"runs": 2, "faults": 2, "changes": 150, "lost": 1, "doubled": 0, "looped": 0, "diverged": 0, "stuck": 1}
+    assert told["total"] == {
+        "runs": 2,
+        "faults": 2,
+        "changes": 150,
+        "lost": 1,
+        "doubled": 0,
+        "looped": 0,
+        "diverged": 0,
+        "stuck": 1,
+        "broken": 0,
+        "left": 0,
+    }
     assert told["kinds"][str(Kind.KILL)]["until_over_p99"] == 2.5
     assert told["kinds"][str(Kind.SLOT)] | {"faults": 0, "struck_nothing": 1} == told["kinds"][str(Kind.SLOT)]
     said = page(told["runs"])
