@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -84,3 +85,12 @@ def retained(name: str, partitions: int, days: int) -> Topic:
 
 def compacted(name: str, partitions: int) -> Topic:
     return Topic(name, partitions, {"cleanup.policy": "compact"})
+
+
+def member(name: str, reads: Iterable[str]) -> str:
+    """The instance id of a member of a consumer group.
+
+    Kafka gives one that comes back under its name the partitions that it had, at once, and does not ask what it wants to read now: so one
+    that reads other topics than before is another one. `reads`: what decides which topics these are.
+    """
+    return f"{name}-{hashlib.sha256(chr(10).join(sorted(reads)).encode()).hexdigest()[:8]}"

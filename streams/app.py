@@ -9,7 +9,6 @@ Importing this starts nothing; `create_app` gives each caller an app of its own.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import ssl
 import time
@@ -61,9 +60,7 @@ def create_app(pipeline: Pipeline, registry: Registry, *, worker: int = 0, **set
         **{
             "bootstrap": config.kafka.bootstrap,
             "datadir": str(config.state_dir / f"streams-{worker}"),
-            # A worker that comes back gets its partitions at once: as it had them, without a look at what it wants to read now. So one that
-            # reads other topics than before is another one.
-            "consumer_group_instance_id": f"{config.name}-streams-{worker}-{_reads(pipeline)}",
+            "consumer_group_instance_id": topics.member(f"{config.name}-streams-{worker}", _reads(pipeline)),
             "topic_replication_factor": config.kafka.replication,
             "client_config": dict(config.kafka.settings),
             "warm": _written(pipeline),
@@ -78,14 +75,13 @@ def create_app(pipeline: Pipeline, registry: Registry, *, worker: int = 0, **set
     return app
 
 
-def _reads(pipeline: Pipeline) -> str:
-    """A digest of what decides which topics a worker reads."""
-    told = sorted(
+def _reads(pipeline: Pipeline) -> list[str]:
+    """What decides which topics a worker reads."""
+    return [
         f"{name} {bool(entity.match_on)} {system} {binding.table} {' '.join(sorted(str(part.table) for part in binding.parts))}"
         for name, entity in pipeline.entities.items()
         for system, binding in entity.bindings.items()
-    )
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]
+    ]
 
 
 def add_agents(app: ChunkApp, pipeline: Pipeline, codec: Codec, crosswalk: Crosswalk) -> list[Intake]:

@@ -85,7 +85,7 @@ class SinkConnector:
             "group.id": f"{config.name}-sink-{system}",
             "client.id": f"{config.name}-sink-{system}-{worker}",
             # the same worker started again takes its partitions back at once, instead of after the session of the one that died
-            "group.instance.id": f"{config.name}-sink-{system}-{worker}",
+            "group.instance.id": topics.member(f"{config.name}-sink-{system}-{worker}", self._entity_of),
             "session.timeout.ms": 6000,
             "heartbeat.interval.ms": 1000,
             "partition.assignment.strategy": "range",  # eager; the same partitions of all topics go together: a parent and its children

@@ -330,8 +330,7 @@ def test_a_reading_again_that_was_interrupted_begins_anew_with_another_slot(data
             "UPDATE t SET a = 'new' WHERE id = 1",
             "DELETE FROM t WHERE id = 2",
         )
-        source.start()
-        source.snapshot_done(database)
+        source.start()  # it streams once all is read
         run_sql(database, "UPDATE t SET a = 'newer'")
         records = source.read(["t"], lambda found: len(found) >= 2 + 4)[2:]
         with connect(database) as conn:
