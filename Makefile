@@ -26,9 +26,9 @@ demo-tryton: $(INSTALLED) $(STACK) ## the same with a real ERP, Tryton 8.0
 test: $(INSTALLED) $(STACK) ## all tests; some of them: make test ARGS="tests/stack -k port"
 	$(PY) -m pytest $(ARGS)
 
-chaos: $(INSTALLED) $(STACK) ## the pipeline under faults drawn from a seed, judged from outside: make chaos SEED=1 RUNS=1 MINUTES=2 FAULTS=40 REPORT=docs/chaos.md
+chaos: $(INSTALLED) $(STACK) ## the pipeline under faults drawn from a seed, judged from outside: make chaos SEED=1 RUNS=1 MINUTES=2 FAULTS=40 REPORT=docs/chaos.md; EARLIER=docs/chaos.json keeps the runs that are there
 	$(PY) -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS)) $(if $(MINUTES),--minutes $(MINUTES)) \
-	  $(if $(FAULTS),--faults $(FAULTS)) $(if $(REPORT),--report $(REPORT)) $(ARGS)
+	  $(if $(FAULTS),--faults $(FAULTS)) $(if $(REPORT),--report $(REPORT)) $(if $(EARLIER),--earlier $(EARLIER)) $(ARGS)
 
 parity: $(INSTALLED) $(STACK) ## our source and real Debezium on one database, compared event by event: writes docs/debezium-parity.md
 	$(PY) -m tests.parity $(ARGS)

@@ -7,7 +7,10 @@ A full disk is a tmpfs that shrinks to what is in it, in a mount namespace of th
 are a library in front of the PostgreSQL servers' gettimeofday: that needs a C compiler. Without either the run says so and goes on without
 those faults.
 
+    python -m tests.chaos --seed 4 --report docs/chaos.md --earlier docs/chaos.json   one more run on the page that is there
     python -m tests.chaos --runs 0 --earlier a.json b.json --report docs/chaos.md     the figures of runs made before, on one page
+
+The page names of each run the commit that ran, with a + when the code had changes besides, and the day (UTC).
 
 Exit status: 0 when nothing was lost, doubled, looped or diverged in any run, 1 when something was, 2 when a run could not be made.
 A run that went wrong says of which thing, with its whole history across both logs and all topics, and keeps its logs.
@@ -16,8 +19,8 @@ A run that went wrong says of which thing, with its whole history across both lo
 from __future__ import annotations
 
 import argparse
-import json
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,11 +29,11 @@ from rich.console import Console
 from rich.text import Text
 
 from console.stack.state import StackError
-from examples.drive import HOME, DemoError, say
+from examples.drive import HOME, ROOT, DemoError, say
 from tests.chaos.faults import Kind
 from tests.chaos.faults.disks import own_mounts
 from tests.chaos.run import Options, Outcome, Run
-from tests.chaos.scorecard import BAD, Figures, as_json, figures, page, table
+from tests.chaos.scorecard import BAD, Figures, as_text, figures, page, read, table
 
 SHOWN = 3  # whole histories on the terminal; all of them are in a file
 
@@ -54,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     no_disks = own_mounts()
-    runs: list[Figures] = [run for file in args.earlier for run in json.loads(file.read_text("utf-8"))["runs"]]
+    runs: list[Figures] = [run for file in args.earlier for run in read(file.read_text("utf-8"))]
+    commit = _commit()
     good, could_not = True, False
     began = time.monotonic()
     try:
@@ -62,13 +66,14 @@ def main(argv: list[str] | None = None) -> int:
             folder = HOME / "chaos" / f"seed-{seed}"
             only = tuple(Kind[name.upper()] for name in args.only)
             options = Options(seed, args.minutes * 60, args.faults, args.rate, args.bulk_rows, args.share, only, no_disks=no_disks)
+            date = time.strftime("%Y-%m-%d", time.gmtime())
             try:
                 outcome = Run(options, console, folder)()
             except (DemoError, StackError, RuntimeError) as error:
                 console.print(Text(f"✗ seed {seed} could not be run: {error}", style="red"))
                 could_not = True
                 continue
-            runs.append(figures(outcome))
+            runs.append(figures(outcome, commit, date))
             _report(args.report, runs)  # after each: they are long, and may be ended
             if not outcome.good:
                 good = False
@@ -87,7 +92,19 @@ def _report(path: Path | None, runs: list[Figures]) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page(runs), "utf-8")
-        path.with_suffix(".json").write_text(json.dumps(as_json(runs), indent=1, default=str) + "\n", "utf-8")
+        path.with_suffix(".json").write_text(as_text(runs), "utf-8")
+
+
+def _commit() -> str:
+    """In short, of the checkout; what is written in docs/ changes no run."""
+
+    def told(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return told("rev-parse", "--short", "HEAD") + ("+" if told("status", "--porcelain", "-uno", "--", ".", ":(exclude)docs") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _tell(console: Console, outcome: Outcome, folder: Path) -> None:

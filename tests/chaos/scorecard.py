@@ -1,11 +1,12 @@
 """What came of the runs: a table for the terminal, the same figures as JSON, and a page. No I/O.
 
-The figures of a run are a JSON object of their own (`figures`), with every fault in it: those of runs made at different times, or on
-different machines, go on one page.
+The figures of a run are a JSON object of their own (`figures`), with every fault in it: those of runs made at different times, of
+different commits, or on different machines, go on one page. In the file each run is a line, and a fault says no more than it has to say.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,16 +14,18 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from tests.chaos.run import Outcome
+from tests.chaos.run import Outcome, Struck
 
 BAD = ("lost", "doubled", "looped", "diverged")
 Figures = Mapping[str, Any]
 
 
-def figures(outcome: Outcome) -> dict[str, Any]:
-    """Of one run."""
+def figures(outcome: Outcome, commit: str, date: str) -> dict[str, Any]:
+    """Of one run. `commit`: what ran, in short; `date`: of its start, UTC, `2026-01-31`."""
     struck = outcome.struck
     return {
+        "commit": commit,
+        "date": date,
         "seed": outcome.options.seed,
         "seconds": outcome.options.seconds,
         "rate": outcome.options.rate,
@@ -36,17 +39,17 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "stuck": outcome.stuck.partition("\n")[0],
         "broken": outcome.broken,
         "left": outcome.unseen,
-        "each": [
-            {
-                "kind": str(one.fault.kind),
-                "target": one.fault.target,
-                "error": one.error,
-                "until_over": None if one.over is None else round(one.over - one.at, 2),
-                "visible": round(one.visible, 2),
-            }
-            for one in struck
-        ],
+        "each": [_fault(one) for one in struck],
     }
+
+
+def _fault(struck: Struck) -> dict[str, Any]:
+    """What struck nothing has no more to tell than why."""
+    told: dict[str, Any] = {"kind": str(struck.fault.kind), "target": struck.fault.target}
+    if struck.error:
+        return told | {"error": struck.error}
+    over = {} if struck.over is None else {"until_over": round(struck.over - struck.at, 1)}
+    return told | over | {"visible": round(struck.visible, 1)}
 
 
 class KindFigures(NamedTuple):
@@ -67,10 +70,10 @@ def kinds(runs: Sequence[Figures]) -> list[KindFigures]:
     took: dict[str, int] = defaultdict(int)
     failed: dict[str, int] = defaultdict(int)
     for one in (each for run in runs for each in run["each"]):
-        (failed if one["error"] else took)[one["kind"]] += 1
-        if not one["error"]:
+        (failed if one.get("error") else took)[one["kind"]] += 1
+        if not one.get("error"):
             visible[one["kind"]].append(one["visible"])
-            if one["until_over"] is not None:
+            if one.get("until_over") is not None:
                 over[one["kind"]].append(one["until_over"])
     told = [
         KindFigures(kind, took[kind], failed[kind], *_middle_and_high(over[kind]), *_middle_and_high(visible[kind]))
@@ -99,6 +102,33 @@ def as_json(runs: Sequence[Figures]) -> dict[str, Any]:
     }
 
 
+def as_text(runs: Sequence[Figures]) -> str:
+    """The same as JSON text: a run's own figures in a line, its faults by kind in a line each."""
+    told = as_json(runs)
+    head = json.dumps({name: told[name] for name in ("total", "kinds")}, indent=1)
+    return f'{head[:-2]},\n "runs": [\n' + ",\n".join(map(_run_as_text, runs)) + "\n ]\n}\n"
+
+
+def _run_as_text(run: Figures) -> str:
+    by_kind: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in run["each"]:
+        by_kind[one["kind"]].append({name: value for name, value in one.items() if name != "kind" and value not in ("", None)})
+    lines = [f"   {json.dumps(kind)}: {json.dumps(faults, separators=(',', ':'))}" for kind, faults in sorted(by_kind.items())]
+    own = json.dumps({name: value for name, value in run.items() if name != "each"}, default=str)
+    return f'  {own[:-1]}, "each": {{\n' + ",\n".join(lines) + "\n  }}"
+
+
+def read(text: str) -> list[Figures]:
+    """The runs of such a file, the first ones' as well, which had their faults in a list and no commit."""
+    runs = json.loads(text)["runs"]
+    for run in runs:
+        run.setdefault("commit", "unknown")
+        run.setdefault("date", "unknown")
+        if isinstance(run["each"], dict):
+            run["each"] = [{"kind": kind, **one} for kind, faults in run["each"].items() for one in faults]
+    return list(runs)
+
+
 def _headline(runs: Sequence[Figures]) -> str:
     total = as_json(runs)["total"]
     stuck = f", {total['stuck']} runs did not come to their end" if total["stuck"] else ""
@@ -122,9 +152,12 @@ def page(runs: Sequence[Figures]) -> str:
         "# What it survives",
         "",
         "The whole pipeline on the reference applications, under load on both sides, with faults drawn from a seed, several at once.",
-        "Written by `make chaos REPORT=docs/chaos.md`; anyone can repeat it. How it is judged: `tests/chaos/truth.py`.",
+        "Written by `make chaos REPORT=docs/chaos.md`, and gathered over several calls with `EARLIER=docs/chaos.json` beside it;",
+        "anyone can repeat it. How it is judged: `tests/chaos/truth.py`.",
         "",
         f"**{_headline(runs)}.**",
+        "",
+        f"What ran: {_what_ran(runs)}.",
         "",
         *_wrong(runs),
         "*Until over*: from the fault until a change that was made after it had arrived on the other side, in both directions.",
@@ -138,15 +171,17 @@ def page(runs: Sequence[Figures]) -> str:
             for each in kinds(runs)
         ),
         "",
-        "| seed | people worked | faults | changes CRM / ERP | our writes CRM / ERP | settled after | lost | doubled | looped | diverged |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| seed | commit | date | people worked | faults | changes CRM / ERP | our writes CRM / ERP | settled after"
+        " | lost | doubled | looped | diverged |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in runs:
         changes, writes = run["changes"], run["writes"]
         bad = " | ".join(str(len(run[what])) for what in BAD)
         settled = "not" if run["stuck"] else f"{run['settled_after_seconds']} s"
         lines.append(
-            f"| {run['seed']} | {run['seconds']:.0f} s | {run['faults']} | {changes.get('crm', 0):,} / {changes.get('erp', 0):,} |"
+            f"| {run['seed']} | {run['commit']} | {run['date']} | {run['seconds']:.0f} s | {run['faults']} |"
+            f" {changes.get('crm', 0):,} / {changes.get('erp', 0):,} |"
             f" {writes.get('crm', 0):,} / {writes.get('erp', 0):,} | {settled} | {bad} |"
         )
     lines += [
@@ -158,6 +193,12 @@ def page(runs: Sequence[Figures]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _what_ran(runs: Sequence[Figures]) -> str:
+    """Commits in the order of the runs, with the date of the first run of each."""
+    dates = {run["commit"]: run["date"] for run in reversed(runs)}
+    return ", ".join(f"{commit} ({dates[commit]})" for commit in dict.fromkeys(run["commit"] for run in runs)) or "nothing"
 
 
 def _wrong(runs: Sequence[Figures]) -> list[str]:

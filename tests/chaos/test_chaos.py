@@ -30,7 +30,7 @@ from tests.chaos.faults.disks import Disk
 from tests.chaos.history import Histories, Record
 from tests.chaos.proxy import Proxy
 from tests.chaos.run import Options, Outcome, Struck
-from tests.chaos.scorecard import as_json, figures, page
+from tests.chaos.scorecard import as_json, as_text, figures, kinds, page, read
 from tests.chaos.watch import Look, Watch
 
 
@@ -238,7 +238,8 @@ def test_a_change_that_we_undid_is_lost(sides: Sides) -> None:
     ours(crm, "crm", "UPDATE account SET name = 'Acme'")
     verdict = truth.judge(crm, erp)
     assert not verdict.diverged
-    assert any("name is 'Acme'" in sentence for sentence in verdict.lost)
+    assert any("name is 'Acme' in crm and erp, last said" in sentence for sentence in verdict.lost)
+    assert len(verdict.lost) == 1, "an edit is lost once, on however many sides"
 
 
 def test_the_owner_overruled_is_lost(sides: Sides) -> None:
@@ -323,8 +324,9 @@ def test_figures_of_runs_go_on_one_page_and_what_went_wrong_is_on_it() -> None:
     ]
     outcome.verdict.changes.update(crm=100, erp=50)
     outcome.verdict.lost.append("customer crm:x: name is 'a' in crm, last said was {'erp': 'b'}")
-    earlier = json.loads(json.dumps(figures(Outcome(Options(6, 60, 0), stuck="the line is dead\nand more"))))
-    told = as_json([earlier, figures(outcome)])
+    before = figures(Outcome(Options(6, 60, 0), stuck="the line is dead\nand more"), "0123abc", "2026-01-30")
+    runs = read(as_text([*read(as_text([before])), figures(outcome, "4567def+", "2026-01-31")]))  # gathered over two calls
+    told = as_json(runs)
     assert told["total"] == {
         "runs": 2,
         "faults": 2,
@@ -343,6 +345,17 @@ def test_figures_of_runs_go_on_one_page_and_what_went_wrong_is_on_it() -> None:
     assert "- seed 7, lost: customer crm:x" in said
     assert "- seed 6, stuck: the line is dead\n" in said
     assert f"| {Kind.KILL} | 2 | 0 | 2.0 s | 2.5 s | 0.8 s | 1.5 s |" in said
+    assert "What ran: 0123abc (2026-01-30), 4567def+ (2026-01-31)." in said
+    assert "| 7 | 4567def+ | 2026-01-31 | 60 s | 2 |" in said
+    assert runs[1] == {**figures(outcome, "4567def+", "2026-01-31"), "each": runs[1]["each"]}
+
+
+def test_figures_of_the_first_kind_are_still_read() -> None:
+    fault = {"kind": str(Kind.KILL), "target": "sink-erp-0", "error": "", "until_over": 2.51, "visible": 1.5}
+    missed = {"kind": str(Kind.SLOT), "target": "crm", "error": "there was none", "until_over": None, "visible": 0.0}
+    [run] = read(json.dumps({"runs": [{"seed": 1, "each": [fault, missed]}]}))
+    assert (run["commit"], run["date"]) == ("unknown", "unknown")
+    assert [(each.kind, each.faults, each.struck_nothing) for each in kinds([run])] == [(Kind.KILL, 1, 0), (Kind.SLOT, 0, 1)]
 
 
 def test_how_long_trouble_was_seen_in_the_status() -> None:

@@ -177,9 +177,16 @@ def _judge_entity(name: str, pair: Pair, connections: Mapping[str, psycopg.Conne
                 continue
             owner = OWNERS.get(name, {}).get(column)
             allowed = [words[owner]] if owner in words else list(words.values())
-            for side, values in sides.items():
-                if values[at] not in allowed:
-                    verdict.lost.append(f"{name} {link}: {column} is {values[at]!r} in {side}, last said was {dict(words)!r}")
+            if wrong := {side: values[at] for side, values in sides.items() if values[at] not in allowed}:
+                verdict.lost.append(f"{name} {link}: {column} is {_in_words(wrong)}, last said was {dict(words)!r}")
+
+
+def _in_words(held: Mapping[str, Any]) -> str:
+    """`'a' in crm and erp`, or `'a' in crm, 'b' in erp`: an edit is lost once, on however many sides."""
+    sides: dict[str, list[str]] = defaultdict(list)
+    for side, value in held.items():
+        sides[repr(value)].append(side)
+    return ", ".join(f"{value} in {' and '.join(where)}" for value, where in sides.items())
 
 
 def history(
