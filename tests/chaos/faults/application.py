@@ -140,7 +140,7 @@ def change_tables(world: World, fault: Fault) -> str:
         "crm": ("account", "task_note", "credit_limit", ("numeric(14,2)", "numeric(12,2)")),
         "erp": ("business_partner", "chaos_note", "street", ("varchar(4000)", "text")),
     }[fault.target]
-    extra = f"extra_{world.rng.randint(0, 999_999)}"
+    extra = f"extra_{fault.at * 1000:.0f}"  # the same when it is done again, after its server died half-way
 
     def all_of(*statements: str) -> None:
         for statement in statements:
@@ -156,15 +156,15 @@ def change_tables(world: World, fault: Fault) -> str:
     with world.lock(f"tables {fault.target}"), world.database(fault.target) as conn:
         all_of(
             "CREATE TABLE IF NOT EXISTS {unmapped} (id int)",
-            "ALTER TABLE {unmapped} ADD COLUMN {extra} text DEFAULT 'x'",
-            "ALTER TABLE {mapped} ADD COLUMN {extra} text DEFAULT 'x'",
-            "CREATE INDEX {extra} ON {mapped} ({extra})",
+            "ALTER TABLE {unmapped} ADD COLUMN IF NOT EXISTS {extra} text DEFAULT 'x'",
+            "ALTER TABLE {mapped} ADD COLUMN IF NOT EXISTS {extra} text DEFAULT 'x'",
+            "CREATE INDEX IF NOT EXISTS {extra} ON {mapped} ({extra})",
             f"ALTER TABLE {{mapped}} ALTER COLUMN {{column}} TYPE {types[0]}",
         )
         time.sleep(0.5)
         all_of(
             f"ALTER TABLE {{mapped}} ALTER COLUMN {{column}} TYPE {types[1]}",
-            "ALTER TABLE {mapped} DROP COLUMN {extra}",
-            "ALTER TABLE {unmapped} DROP COLUMN {extra}",
+            "ALTER TABLE {mapped} DROP COLUMN IF EXISTS {extra}",
+            "ALTER TABLE {unmapped} DROP COLUMN IF EXISTS {extra}",
         )
     return f"{mapped} and {unmapped} changed and changed back"

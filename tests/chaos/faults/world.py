@@ -63,11 +63,11 @@ class World:
                 time.sleep(0.2)
 
 
-def seen(happened: Callable[[], bool], seconds: float) -> bool:
+def seen(happened: Callable[[], bool], seconds: float, every: float = 0.02) -> bool:
     """Whether it happens within so many seconds."""
     deadline = time.monotonic() + seconds
     while not happened():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.02)
+        time.sleep(every)
     return True
