@@ -9,6 +9,7 @@ A letter that somebody decided on (`console.decide`) is in `concord.decision` of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,8 @@ from rich.table import Table as Grid
 
 from connectors import concord_schema
 from console import wiring
-from console.kafka import Cluster
+from console.kafka import Cluster, Partition
+from console.kafka import Letter as Message
 from schemas import topics
 from schemas.config import Config
 from schemas.dead import Where, dead_from_avro
@@ -161,6 +163,61 @@ def from_topic(cluster: Cluster, codec: Codec, system: str, limit: int, decided:
         )
         found[event, told.key] = replace(first, last=at, times=first.times + 1)
     return list(found.values())
+
+
+class Count:
+    """How many letters of the parts before the sinks are open, without keeping them. What was read is not read again."""
+
+    def __init__(self) -> None:
+        self._first: dict[Partition, int] = {}  # what lies before was never read
+        self._next: dict[Partition, int] = {}
+        self._last: dict[Event, tuple[str | None, datetime, Partition, int]] = {}  # → entity, when and where it failed last
+        self.more = False  # whether there are letters that were never read
+
+    def read(self, cluster: Cluster, codec: Codec, ends: Mapping[Partition, tuple[int, int]], limit: int) -> None:
+        """What is new up to these ends; at first, the newest `limit` that there are."""
+        if any(high < self._next.get(at, 0) for at, (_, high) in ends.items()):
+            self._first, self._next, self._last = {}, {}, {}  # another topic of this name
+        if not self._next:
+            shares = _shares({at: high - low for at, (low, high) in ends.items()}, limit)
+            self._first = {at: high - shares[at] for at, (_, high) in ends.items()}
+        spans = {at: (max(low, self._next.get(at, self._first.get(at, low))), high) for at, (low, high) in ends.items()}
+        for message in cluster.scan(spans):
+            self._take(codec, message)
+        self._next = {at: high for at, (_, high) in ends.items()}
+        self.more = any(low < self._first.get(at, low) for at, (low, _) in ends.items())
+        gone = [event for event, (_, _, at, offset) in self._last.items() if at in ends and offset < ends[at][0]]
+        for event in gone:  # not kept any longer
+            del self._last[event]
+
+    def _take(self, codec: Codec, message: Message) -> None:
+        at, event, entity = (message.topic, message.partition), f"{message.topic}@{message.partition}/{message.offset}", None
+        key, when = None, datetime.fromtimestamp(message.ts_ms / 1e3, UTC)
+        with contextlib.suppress(SchemaError):
+            told = dead_from_avro(codec.decode(message.value)[1])
+            if told.where is Where.SINK:
+                return
+            event, key, entity = f"{told.topic}@{told.partition}/{told.offset}", told.key, told.entity
+            when = datetime.fromtimestamp(told.ts_us / 1e6, UTC)
+        before = self._last.get((event, key))
+        self._last[event, key] = entity, when if before is None else max(when, before[1]), at, message.offset
+
+    def open(self, decided: Mapping[Event, datetime]) -> dict[str | None, int]:
+        """By entity, those that nobody decided on since they failed last."""
+        counted: dict[str | None, int] = {}
+        for event, (entity, when, _, _) in self._last.items():
+            if (closed := decided.get(event)) is None or when > closed:
+                counted[entity] = counted.get(entity, 0) + 1
+        return counted
+
+
+def _shares(there: Mapping[Partition, int], limit: int) -> dict[Partition, int]:
+    """How many of each, `limit` of all: no partition's part is lost to one that has less."""
+    shares, left = {}, limit
+    for number, (at, count) in enumerate(sorted(there.items(), key=lambda each: each[1])):
+        shares[at] = min(count, left // (len(there) - number))
+        left -= shares[at]
+    return shares
 
 
 def _text(at: datetime) -> str:

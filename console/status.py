@@ -47,7 +47,7 @@ from schemas.serde import Codec
 logger = logging.getLogger(__name__)
 
 CONFIRM_SECONDS = 2.0  # a source that has caught up answers its server's keep-alive at once; one that needs longer is busy
-DEAD_READ_LIMIT = 10_000  # letters of a topic that are told apart for the count; more of them are counted as so many
+DEAD_READ_LIMIT = 100_000  # letters of a topic that are told apart for the count, the newest: read in some seconds
 
 Ends = Mapping[Partition, tuple[int, int]]
 
@@ -141,6 +141,7 @@ class Observer:
         self._connections: dict[str, psycopg.Connection[tuple[Any, ...]]] = {}
         self._stack = ExitStack()
         self._codec: Codec | None = None
+        self._letters: dict[str, dead.Count] = {}
 
     def __enter__(self) -> Observer:
         return self
@@ -233,12 +234,11 @@ class Observer:
             logger.debug("not settled: %s", error)
             return False
 
-    def dead_before_sinks(self, system: str) -> dict[str | None, int]:
-        """Dead letters of source, intake and merge of a system, by entity."""
-        counted: dict[str | None, int] = {}
+    def dead_before_sinks(self, system: str) -> tuple[dict[str | None, int], bool]:
+        """Dead letters of source, intake and merge of a system, by entity; and whether there are more, which nobody told apart."""
         ends = self.cluster.ends([topics.dead(system)])
         if not any(high > low for low, high in ends.values()):
-            return counted
+            return {}, False
         if self._codec is None:
             self._codec = Codec(open_registry(self.config.kafka, self.config.registry))
             self._stack.callback(self._codec.registry.close)
@@ -247,9 +247,9 @@ class Observer:
                 decided = dead.decided_events(connection)
         except ConcordError:
             decided = {}  # it does not answer: what was decided is open meanwhile
-        for letter in dead.from_topic(self.cluster, self._codec, system, DEAD_READ_LIMIT, decided):
-            counted[letter.entity] = counted.get(letter.entity, 0) + 1
-        return counted
+        letters = self._letters.setdefault(system, dead.Count())
+        letters.read(self.cluster, self._codec, ends, DEAD_READ_LIMIT)
+        return letters.open(decided), letters.more
 
     def conflicts(self) -> dict[str, int]:
         """Entity → conflicts that were ever recorded: where their topic ends."""
@@ -266,7 +266,7 @@ class Observer:
         kafka_error = None
         ends: Ends = {}
         committed: dict[Partition, int] = {}
-        letters: dict[str, dict[str | None, int]] = {system: {} for system in databases}
+        letters: dict[str, tuple[dict[str | None, int], bool]] = {system: ({}, False) for system in databases}
         conflicts: dict[str, int] = {}
         try:
             settled = self.is_settled() if settled is None else settled
@@ -279,10 +279,7 @@ class Observer:
         compared = {system: told.verified for system, told in databases.items()}
         return {
             "settled": bool(settled),
-            "systems": {
-                name: self._system(name, told, behind, scraped, sum(letters[name].values()), kafka_error)
-                for name, told in databases.items()
-            },
+            "systems": {name: self._system(name, told, behind, scraped, letters[name], kafka_error) for name, told in databases.items()},
             "parts": parts(self.config, self.run_dir),
             "entities": {
                 name: {
@@ -291,7 +288,7 @@ class Observer:
                     "lag_events": self._lag_of(name, behind) if kafka_error is None else None,
                     "parked": sum(told.parked.get(name, 0) for told in databases.values()),
                     "dead": sum(told.dead.get(name, 0) for told in databases.values())
-                    + sum(counted.get(name, 0) for counted in letters.values()),
+                    + sum(counted.get(name, 0) for counted, _ in letters.values()),
                     "verified": one.to_json() if (one := verified.newest(compared, name)) else None,
                 }
                 for name in self.config.entities
@@ -322,7 +319,13 @@ class Observer:
         return streams + sum(count for sink in behind.sinks.values() for (topic, _), count in sink.items() if topic == golden)
 
     def _system(
-        self, name: str, told: Database, behind: Behind, scraped: metrics.Scrape, letters: int, kafka_error: str | None
+        self,
+        name: str,
+        told: Database,
+        behind: Behind,
+        scraped: metrics.Scrape,
+        letters: tuple[Mapping[str | None, int], bool],
+        kafka_error: str | None,
     ) -> dict[str, Any]:
         tables = [f"{schema}.{table}" for schema, table in table_names(self.config, name)]
         answers = told.error is None
@@ -338,7 +341,8 @@ class Observer:
             "sink_lag_seconds": scraped.highest("concord_lag_seconds", part="sink", system=name),
             "parked": sum(told.parked.values()) if answers else None,
             "parked_oldest_seconds": round(told.parked_oldest, 1) if answers else None,
-            "dead": sum(told.dead.values()) + letters if answers else None,
+            "dead": sum(told.dead.values()) + sum(letters[0].values()) if answers else None,
+            "dead_and_more": letters[1],
             "events": _events(scraped, system=name),
             "commit_to_commit": _latencies(scraped, name, self.config),
         }
@@ -482,7 +486,7 @@ def _systems(report: Mapping[str, Any]) -> Grid:
             f"{size(told['source_lag_bytes'])}{_seconds(told['source_lag_seconds'])}",
             f"{_count(told['sink_lag_events'])} events{_seconds(told['sink_lag_seconds'])}",
             _count(told["parked"]),
-            _bad(_count(told["dead"]), bool(told["dead"])),
+            _bad(_count(told["dead"]) + (" or more" if told["dead_and_more"] else ""), bool(told["dead"])),
             "  ".join(f"{sender} {one['p50_ms']:.1f} / {one['p99_ms']:.1f} ms" for sender, one in told["commit_to_commit"].items()),
         )
     return grid

@@ -95,7 +95,7 @@ def _count_in_kafka(config: Config, report: Report) -> None:
     try:
         with Observer(config) as observer:
             conflicts = observer.conflicts()
-            letters = [observer.dead_before_sinks(system) for system in config.systems]
+            letters = [observer.dead_before_sinks(system)[0] for system in config.systems]
     except ConcordError as error:
         logger.warning("conflicts and dead letters before the sinks are not counted: %s", first_line(error))
         return

@@ -20,6 +20,7 @@ REPORT: dict[str, Any] = {  # every figure that a report can have
             "parked": 8,
             "parked_oldest_seconds": 9.0,
             "dead": 10,
+            "dead_and_more": False,
             "events": {"applied": 11},
             "commit_to_commit": {"crm": {"count": 12, "p50_ms": 13.0, "p99_ms": 14.0}},
         }

@@ -6,20 +6,25 @@ import json
 import logging
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import psycopg
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from console import logs
 from console.cli import cli
+from console.dead import Count
+from console.status import show
 from schemas import topics
 from schemas.dead import DEAD_SCHEMA, DeadLetter, Where
 from schemas.metrics import SECONDS_BUCKETS, added, quantile, since
 from schemas.registry import open_registry
 from schemas.serde import Codec
+from tests.console.a_report import REPORT
 from tests.console.console_fixtures import World, world
 
 __all__ = ["world"]
@@ -128,6 +133,44 @@ def test_letters_of_sinks_and_streams_are_listed_and_shown(world: World) -> None
     assert (shown["record"], shown["event"]) == ("\\xfffe", f"{world.crm}.public.account@1/42")
     assert world.run("dead", "show", f"{world.erp}:99").exit_code == 2
     assert world.concord("status")[1]["systems"][world.crm]["dead"] == 2
+    registry.close()
+
+
+def test_letters_of_streams_are_counted_once_each_and_more_than_are_told_apart_are_said(world: World) -> None:
+    world.prepare()
+    registry = open_registry(world.config.kafka, world.config.registry)
+    codec = Codec(registry)
+    encode = codec.encoder(topics.dead(world.crm), DEAD_SCHEMA)
+    from confluent_kafka import Producer
+
+    producer = Producer({"bootstrap.servers": world.kafka})
+
+    def send(offset: int, partition: int, at_us: int) -> None:
+        event = DeadLetter(world.customer, None, f"{world.crm}.public.account", 0, offset, b"k", b"x", "no", "E", Where.INTAKE, at_us)
+        producer.produce(topics.dead(world.crm), encode(event.to_avro()), partition=partition)
+
+    def look(count: Count, limit: int) -> tuple[dict[str | None, int], bool]:
+        assert producer.flush(10) == 0
+        count.read(world.cluster(), codec, world.cluster().ends([topics.dead(world.crm)]), limit)
+        return count.open({}), count.more
+
+    for offset in range(9):
+        send(offset, 0, 1_000_000 + offset)
+    send(9, 1, 1_000_009)
+    whole, some = Count(), Count()
+    assert look(whole, 100) == ({world.customer: 10}, False)
+    assert look(some, 4) == ({world.customer: 4}, True)
+    assert look(Count(), 10) == ({world.customer: 10}, False), "a partition that has less leaves its part to the others"
+    send(9, 0, 2_000_000)  # once more
+    send(10, 0, 2_000_000)
+    assert look(whole, 100) == ({world.customer: 11}, False)
+    assert look(some, 4) == ({world.customer: 5}, True), "what is new is always counted"
+    decided = {(f"{world.crm}.public.account@0/{offset}", b"k"): datetime.fromtimestamp(1.5, UTC) for offset in (0, 9)}
+    assert whole.open(decided) == {world.customer: 10}, "one has failed again since"
+    report = {"systems": {"crm": {**REPORT["systems"]["erp"], "dead_and_more": True}}}
+    screen = Console(record=True, width=200)
+    show({**REPORT, **report}, screen, "x")
+    assert "10 or more" in screen.export_text()
     registry.close()
 
 
