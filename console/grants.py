@@ -174,6 +174,7 @@ class _Missing:
         self.writer = wanted.writer
         self.relations: defaultdict[int, dict[str, set[str] | None]] = defaultdict(dict)  # oid → right → columns
         self.functions: set[int] = set()
+        self.schemas: set[str] = set()  # of what our statements name: PostgreSQL looks a name up by the rights of who says it
         self.whys: dict[int, str] = {}
         self.unknown: list[str] = []  # expressions that could not be looked into
 
@@ -282,12 +283,27 @@ class _Missing:
             )
             for right, columns in rights.items():
                 self._need(oid, right, columns)
+            self._types(oid, rights)
         for home in self.wanted.homes:
             if home.inserts:
                 self._defaults(self._oid(home), defaults_used(home))
             for where, expression in self._expressions(home):
                 self._of_expression(where, expression)
             self._of_triggers(home)
+
+    def _types(self, oid: int, rights: Mapping[str, frozenset[str] | None]) -> None:
+        """Columns are cast to their types by name."""
+        columns = None if None in rights.values() else sorted({column for some in rights.values() for column in some or ()})
+        among = "" if columns is None else " AND a.attname = ANY(%s)"
+        self.schemas.update(
+            schema
+            for (schema,) in self.rows(
+                "SELECT DISTINCT n.nspname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
+                "JOIN pg_namespace n ON n.oid = t.typnamespace "
+                f"WHERE a.attrelid = {oid:d} AND a.attnum > 0 AND NOT a.attisdropped{among}",
+                *([] if columns is None else [columns]),
+            )
+        )
 
     def _oid(self, home: Home) -> int:
         return int(self.one("SELECT %s::regclass::oid::int8", named(home.table.schema, home.table.name)))
@@ -312,11 +328,19 @@ class _Missing:
         try:
             with self.session.transaction(force_rollback=True):
                 self.session.execute(f"CREATE TEMP VIEW {name} AS SELECT ({expression}) AS value".encode())
-                self._depends(
+                used = (
                     "d.classid = 'pg_rewrite'::regclass AND d.objid IN "
                     f"(SELECT oid FROM pg_rewrite WHERE ev_class = 'pg_temp.{name}'::regclass) "
-                    f"AND d.refobjid <> 'pg_temp.{name}'::regclass",
-                    where,
+                    f"AND d.refobjid <> 'pg_temp.{name}'::regclass"
+                )
+                self._depends(used, where)
+                self.schemas.update(
+                    schema
+                    for (schema,) in self.rows(
+                        "SELECT DISTINCT (pg_identify_object(d.refclassid, d.refobjid, 0)).schema FROM pg_depend d "
+                        f"WHERE {used} AND d.refclassid <> 'pg_class'::regclass"
+                    )
+                    if schema is not None
                 )
         except psycopg.Error as error:
             if self.session.broken:
@@ -440,7 +464,7 @@ class _Missing:
             yield Statement("", told, held=True)
 
     def _schemas(self) -> Iterator[Statement]:
-        needed_here = {self._place(oid)[1] for oid in self.relations} - {"pg_catalog"}
+        needed_here = ({self._place(oid)[1] for oid in self.relations} | self.schemas) - {"pg_catalog"}
         for (schema,) in self.rows(
             "SELECT nspname::text FROM pg_namespace WHERE nspname = ANY(%s) AND NOT has_schema_privilege(%s, oid, 'USAGE') ORDER BY 1",
             sorted(needed_here),

@@ -146,6 +146,30 @@ def test_sequences_functions_and_what_triggers_write_belong_to_it(world: World) 
     assert world.concord("check")[1]["problems"] == []
 
 
+def test_schemas_of_types_and_functions_that_we_name_belong_to_it(world: World) -> None:
+    erp, role = world.erp, login(world, world.erp)
+    world.do(
+        erp,
+        """
+        CREATE SCHEMA kinds; CREATE DOMAIN kinds.town AS text; ALTER TABLE partner ALTER town TYPE kinds.town;
+        CREATE SCHEMA unread; CREATE TYPE unread.colour AS ENUM ('red'); CREATE TABLE paint (colour unread.colour);
+        CREATE SCHEMA made; CREATE FUNCTION made.origin() RETURNS text LANGUAGE sql AS $$ SELECT 'concord' $$;
+        ALTER TABLE partner ADD origin text;
+        """,
+    )
+    world.file.write_text(
+        world.file.read_text().replace("where: {kind: customer}}", 'where: {kind: customer}, insert: {origin: {sql: "made.origin()"}}}')
+    )
+    told = asked(world, "--run", *as_administrator(world))[erp]
+    assert {one for one in sql(told) if "SCHEMA" in one} == {
+        f'GRANT USAGE ON SCHEMA "kinds" TO "{role}"',
+        f'GRANT USAGE ON SCHEMA "made" TO "{role}"',
+    }
+    with psycopg.connect(world.dsn[erp], autocommit=True) as ours:
+        ours.execute("INSERT INTO partner (kind, legal_name, town, active) SELECT 'customer', made.origin(), 'Ulm'::kinds.town, true")
+    assert asked(world)[erp]["statements"] == []
+
+
 def test_the_rights_of_rows_go_to_the_role_that_the_sessions_take(world: World) -> None:
     role = f"{world.name}_rows"
     world.file.write_text(world.file.read_text().replace("rank: 2", f"rank: 2, role: {role}"))
