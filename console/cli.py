@@ -852,11 +852,22 @@ def _rehearse(config: Config, plan: Plan, limit: int, as_json: bool) -> int:
     with _progress(as_json) as line:
         found, foretold = rehearse.rehearse(wiring.open_pipeline(config), plan, limit, line)
     if as_json:
-        more = {"records": found.records, "conflicts": found.conflicts, "dead": found.dead, **foretold.to_json()}
+        more = {
+            "records": found.records,
+            "conflicts": found.conflicts,
+            "dead": found.dead,
+            "poison": [one._asdict() for one in found.poison[:limit]],
+            "poison_total": len(found.poison),
+            **foretold.to_json(),
+        }
         say_json(replaying.to_json(plan, "dry run", more))
     else:
         foretold.show(screen())
-    return NOT_OK if foretold.total else OK
+        for one in found.poison[:limit]:
+            click.echo(f"{one.record}: could not be folded, and would be a dead letter: {one.error}")
+        if (hidden := len(found.poison) - limit) > 0:
+            click.echo(f"… and {hidden:,} more of these (--limit)")
+    return NOT_OK if foretold.total or found.poison else OK
 
 
 def _rebuild(config: Config, system: str, dry: bool, limit: int, anyway: bool, admin: str | None, as_json: bool) -> int:

@@ -30,7 +30,7 @@ from schemas.mapping import Pipeline
 from schemas.registry import Registry, open_registry
 from streams.chunks_reader import Record
 from streams.crosswalk import ReadingCrosswalk
-from streams.rehearsal import CHUNK, Rehearsal, changelog
+from streams.rehearsal import CHUNK, Poison, Rehearsal, changelog
 
 AT_ONCE = 500  # things asked about in one transaction
 
@@ -49,6 +49,7 @@ class Rehearsed:
     agreed: dict[Thing, GoldenRecord | Any] = field(default_factory=dict)  # what stands: a golden record, or what merge knows
     conflicts: int = 0
     dead: int = 0
+    poison: list[Poison] = field(default_factory=list)  # what no agent could handle; not among the dead
 
     def take(self, record: GoldenRecord) -> None:
         thing = record.entity, record.link
@@ -141,6 +142,8 @@ def collect(rehearsal: Rehearsal, pipeline: Pipeline, decode: GoldenDecoder, fou
         found.conflicts += len(rehearsal.told.get(topics.conflicts(entity), ()))
     found.dead += sum(len(rehearsal.told.get(topics.dead(system), ())) for system in pipeline.systems)
     rehearsal.told.clear()
+    found.poison += rehearsal.poison
+    rehearsal.poison.clear()
 
 
 def _agreed(cluster: Cluster, before: Mapping[str, Standing], found: Rehearsed, decode: GoldenDecoder) -> dict[Thing, GoldenRecord | Any]:

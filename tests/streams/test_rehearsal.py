@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from console.rehearse import Rehearsed, as_record, collect, folded_again, golden
 from console.replay import Start, planned
 from schemas import topics
 from schemas.golden import GoldenRecord
+from streams.chunks import Chunk
 from streams.crosswalk import ReadingCrosswalk
 from streams.rehearsal import Rehearsal, changelog
 from tests.streams.streams_world import StreamsWorld
@@ -110,6 +111,38 @@ async def test_links_that_nobody_has_yet_are_written_nowhere(world: StreamsWorld
             await crosswalk.close()
             assert rehearsal.told[topics.golden(world.customer)]
             assert database.execute("SELECT * FROM concord.key ORDER BY 1, 2, 3").fetchall() == before
+
+
+async def test_a_record_that_no_agent_can_handle_is_named_and_all_others_go_on(world: StreamsWorld) -> None:
+    """An agent that fails on one thing after it has changed its table and told: nothing of that is left, the rest of the chunk is."""
+    await a_history(world)
+    cluster, crosswalk = Cluster(world.config.kafka), ReadingCrosswalk(world.pipeline)
+    rehearsal, found = Rehearsal(world.pipeline, world.registry, crosswalk), Rehearsed()
+    topic = topics.captured(world.crm, "public", "account")
+    intake = rehearsal._agents[topic]
+    bad, _ = world.encoded(world.crm, "account", "c", an_account(1), lsn=1)
+
+    async def failing(chunks: AsyncIterator[Chunk]) -> None:
+        async def noted() -> AsyncIterator[Chunk]:
+            async for chunk in chunks:
+                sizes.append(len(chunk))
+                yield chunk
+                if any(record.key == bad for record in chunk):
+                    raise ArithmeticError("of nobody's making")
+
+        await intake(noted())
+
+    sizes: list[int] = []
+    rehearsal._agents[topic] = failing
+    plan = planned(world.config, cluster, world.crm, Start(offset=0))
+    await rehearsal.feed([as_record(letter) for letter in cluster.scan({span.at: (span.start, span.end) for span in plan.spans})])
+    collect(rehearsal, world.pipeline, GoldenDecoder(rehearsal.codec), found)
+    await crosswalk.close()
+    assert max(sizes) > 1, "others are in the same chunk"
+    assert [(one.record.partition("@")[0], one.error) for one in found.poison] == [(topic, "ArithmeticError")]
+    assert sorted(rehearsal.tables[topic]) == ["0", "2", "3", "4", "5"]
+    told = {record.values["tax_id"] for (entity, _), record in found.last.items() if entity == world.customer}
+    assert told == {"DE0", "DE2", "DE3", "DE4", "DE5"}
 
 
 async def test_what_is_lost_is_named_with_what_it_would_become(world: StreamsWorld) -> None:
