@@ -18,8 +18,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import psycopg
 from confluent_kafka import KafkaError, KafkaException
@@ -48,6 +49,7 @@ from schemas.topics import DAY_MS, captured, dead
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 TableName = tuple[str, str]
 KeyValues = Callable[[str], dict[str, str]]  # key text → key columns
 
@@ -55,6 +57,7 @@ BACKOFF: Final = (0.2, 30.0)  # seconds before the stream is opened again: first
 SILENCE_SECONDS: Final = 5.0  # the database hears from us at least so often (wal_sender_timeout is 60)
 BUSY_CONFIRM_MESSAGES: Final = 5_000  # while there is always more to read: how often what Kafka has is confirmed
 STOP_SECONDS: Final = 10.0  # how long a stop waits for Kafka
+SLOT_LOOK_SECONDS: Final = 0.5  # how soon a stop is seen while a slot is made
 RECENT_COMMITS: Final = 10_000
 
 
@@ -230,9 +233,9 @@ class Source:
                     self.health.turned()
                     if time.monotonic() - started > BACKOFF[1]:
                         pause = BACKOFF[0]  # it went well for a while
-                    wait = pause * random.uniform(0.5, 1.0)
-                    logger.warning("%s: %s; again in %.1f s", self.settings.system, error, wait)
-                    self._stopping.wait(wait)
+                    seconds = pause * random.uniform(0.5, 1.0)
+                    logger.warning("%s: %s; again in %.1f s", self.settings.system, error, seconds)
+                    self._stopping.wait(seconds)
                     pause = min(pause * 2, BACKOFF[1])
                     delivery.forget()
         finally:
@@ -317,7 +320,7 @@ class Source:
             lost = True
         if not lost:
             if not there:
-                create_slot(conn, settings.slot)
+                self._patiently(conn, lambda: create_slot(conn, settings.slot))
             store.add(settings.tables)
             return False
         store.add(settings.tables)
@@ -331,9 +334,25 @@ class Source:
         def linked(schema: str, table: str) -> Iterable[tuple[str, KeyValues]]:
             return settings.linked.get((schema, table), ())
 
-        with self._connect(settings.role) as conn, slot_and_snapshot(settings.dsn, settings.session, settings.slot) as place:
+        made = slot_and_snapshot(settings.dsn, settings.session, settings.slot, self._patiently)
+        with self._connect(settings.role) as conn, made as place:
             self.health.waits("every table is read again after the slot was lost")
             read_all(conn, place, settings.system, list(settings.tables), linked, store, emitter, delivery, self._is_stopping)
+
+    def _patiently(self, conn: psycopg.Connection[Any], make: Callable[[], T]) -> T:
+        """What `make` makes of a slot with this connection. PostgreSQL waits in it for the transactions that are open, however long people
+        leave them so: the loop turns meanwhile, and a stop ends it. Raises what `make` raises, Retriable when it was stopped."""
+        self.health.waits("the replication slot is made once the transactions that are open now have ended")
+        with ThreadPoolExecutor(1, f"{self.settings.system} slot") as beside:
+            making = beside.submit(make)
+            while not wait([making], SLOT_LOOK_SECONDS).done:
+                if self._is_stopping():
+                    conn.cancel_safe(timeout=STOP_SECONDS)
+                    with contextlib.suppress(ConcordError, psycopg.Error):
+                        making.result()
+                    raise Retriable("stopped while the replication slot was made")
+            self.health.waits("starting")
+            return making.result()
 
     def _is_stopping(self) -> bool:
         """Asked in every turn of a loop."""

@@ -31,19 +31,21 @@ from schemas.lsn import Lsn, parse_lsn
 
 logger = logging.getLogger(__name__)
 
+Patiently = Callable[[psycopg.Connection[Any], Callable[[], tuple[Any, ...] | None]], tuple[Any, ...] | None]
 FLUSH_SECONDS: Final = 0.5  # how soon a stop is seen while Kafka is waited for
 
 
 @contextmanager
-def slot_and_snapshot(dsn: str, settings: Mapping[str, str], slot: str) -> Iterator[tuple[Lsn, str]]:
-    """Makes the slot; gives where it begins, and the name of a snapshot of that place, which is there until this ends."""
+def slot_and_snapshot(dsn: str, settings: Mapping[str, str], slot: str, patiently: Patiently) -> Iterator[tuple[Lsn, str]]:
+    """Makes the slot; gives where it begins, and the name of a snapshot of that place, which is there until this ends. `patiently` waits
+    for the server meanwhile."""
     conninfo = session_conninfo(dsn, settings, application=f"concord {slot}", client_encoding="UTF8", replication="database")
     logger.info("creating replication slot %s; this waits for the transactions that are open now", slot)
     with translated(f"creating replication slot {slot}"):
         conn = psycopg.connect(conninfo, autocommit=True)
         try:
             made = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT").format(sql.Identifier(slot))
-            row = conn.execute(made).fetchone()
+            row = patiently(conn, lambda: conn.execute(made).fetchone())
             if row is None:
                 raise Retriable(f"creating replication slot {slot}: no answer")
             yield parse_lsn(row[1]), row[2]

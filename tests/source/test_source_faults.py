@@ -7,6 +7,7 @@ import itertools
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import psycopg
@@ -15,6 +16,7 @@ import pytest
 from connectors import concord_schema
 from connectors.postgres import connect
 from connectors.source import metrics
+from connectors.source.connector import Source
 from connectors.source.slot import create_slot, drop_slot, ensure_publication, slot_state, usable
 from connectors.source.snapshot import SnapshotStore
 from schemas.envelope import position_of
@@ -201,6 +203,39 @@ def test_stop_confirms_what_kafka_has(database: str, kafka: str, topic_prefix: s
         source.start()
         run_sql(database, "INSERT INTO t VALUES (101)")
         assert ids(source.read(["t"], lambda found: len(found) >= 101)) == list(range(1, 102)), "nothing comes twice after a clean stop"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_source_that_waits_for_the_transactions_that_are_open_is_alive_and_stops(
+    database: str, kafka: str, topic_prefix: str, lost: bool
+) -> None:
+    run_sql(database, "CREATE TABLE t (id int PRIMARY KEY)")
+    with a_source(kafka, database, topic_prefix, ["t"], start=lost) as source:
+        if lost:
+            source.snapshot_done(database)
+            source.stop()
+            run_sql(database, f"SELECT pg_drop_replication_slot('{source.settings.slot}')")
+        with psycopg.connect(database) as person:
+            person.execute("INSERT INTO t VALUES (1)")  # and goes for lunch
+            idle, waits_for = 0.0, set[str | None]()
+            waiting = Source(source.settings, source.registry)
+            thread = threading.Thread(target=waiting.run)
+            thread.start()
+            until = time.monotonic() + 4
+            while time.monotonic() < until:
+                idle = max(idle, waiting.health.idle_seconds)
+                waits_for.add(waiting.health.waits_for)
+                time.sleep(0.05)
+            assert idle < 3, "its loop turns"
+            assert "the replication slot is made once the transactions that are open now have ended" in waits_for
+            assert None not in waits_for, "it is not ready"
+            waiting.stop()
+            thread.join(5)
+            assert not thread.is_alive(), "a stop does not wait for people"
+            with connect(database) as conn:
+                assert slot_state(conn, source.settings.slot) is None
+        source.start()
+        assert 1 in ids(source.read(["t"], lambda found: any(record.key["id"] == 1 for record in found)))
 
 
 def test_a_slot_that_was_there_and_is_gone_is_lost(database: str) -> None:
