@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import socket
 import socketserver
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
@@ -36,6 +37,10 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     request_queue_size = 16
 
 
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
 class _Quiet(WSGIRequestHandler):
     timeout = 10  # seconds for a request to arrive: a client that says nothing holds no thread
 
@@ -56,11 +61,12 @@ def serve(address: Address | int, alive: Callable[[], Answer], ready: Callable[[
         host = "127.0.0.1"
         server = _listening(host, 0, alive, ready, registry)
     Thread(target=server.serve_forever, name="http", daemon=True).start()
-    return f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{server.server_port}/metrics"
+    reached = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{f'[{reached}]' if ':' in reached else reached}:{server.server_port}/metrics"
 
 
 def _listening(host: str, port: int, alive: Callable[[], Answer], ready: Callable[[], Answer], registry: CollectorRegistry) -> _Server:
-    server = _Server((host, port), _Quiet)
+    server = (_Server6 if ":" in host else _Server)((host, port), _Quiet)
     metrics = make_wsgi_app(registry)
     questions = {"/healthz": alive, "/readyz": ready}
 

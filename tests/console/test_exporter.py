@@ -26,7 +26,7 @@ from schemas.errors import Retriable
 from schemas.health import STUCK_SECONDS, Health
 from tests.console.a_report import REPORT
 
-NO_FIGURES = {"pid", "metrics", "reason", "things"}  # where to ask further; what is said in words
+NO_FIGURES = {"pid", "metrics", "reason", "things", "dead_and_more"}  # where to ask further; what is said in words
 
 
 def leaves(told: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -144,12 +144,27 @@ def test_a_port_that_is_taken_ends_no_part() -> None:
     assert "does not answer" in str(endpoints.waits_for("http://127.0.0.1:1/metrics"))
 
 
+def test_an_ipv6_address_is_listened_on_and_told_as_it_is_reached() -> None:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
+            port = free.getsockname()[1]
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    health = Health()
+    address = endpoints.serve(("::1", port), *endpoints.of_part("up", health))
+    assert address == f"http://[::1]:{port}/metrics"
+    assert ask(address, "/healthz")[0] == 200
+    assert endpoints.waits_for(address) == "starting"
+
+
 def test_a_port_is_given_with_or_without_a_host() -> None:
     read = HttpAddress()
     assert read.convert("9100", None, None) == ("0.0.0.0", 9100)
     assert read.convert("127.0.0.1:9100", None, None) == ("127.0.0.1", 9100)
     assert read.convert("[::1]:9100", None, None) == ("::1", 9100)
-    for wrong in ("", "http", "0", "70000", "a:b", ":"):
+    assert read.convert("[::]:9100", None, None) == ("::", 9100)
+    assert read.convert(":9100", None, None) == ("0.0.0.0", 9100)
+    for wrong in ("", "http", "0", "70000", "a:b", ":", "::1", "::1:9100", "[::1]", "[::1]9100", "[host]:9100", "[]:9100", "9²"):
         with pytest.raises(click.BadParameter, match="is no port"):
             read.convert(wrong, None, None)
 
