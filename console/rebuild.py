@@ -60,8 +60,8 @@ class Report:
     system: str
     state: str  # done, dry run, refused
     things: int = 0
-    counts: Counter[str] = field(default_factory=Counter)  # written, as it was, waits, dead
-    stuck: list[dict[str, str]] = field(default_factory=list)  # what waits and what is dead, and why
+    counts: Counter[str] = field(default_factory=Counter)  # written, as it was, waits, dead, unreadable
+    stuck: list[dict[str, str]] = field(default_factory=list)  # what waits, what is dead and what cannot be read, and why
     sequences: dict[str, int] = field(default_factory=dict)  # moved past this key, or to be moved
     foretold: Foretold | None = None
     error: str = ""
@@ -69,8 +69,8 @@ class Report:
     @property
     def is_well(self) -> bool:
         if self.foretold is not None:
-            return not self.foretold.total
-        return self.state == "done" and not (self.counts["waits"] or self.counts["dead"])
+            return not (self.foretold.total or self.counts["unreadable"])
+        return self.state == "done" and not (self.counts["waits"] or self.counts["dead"] or self.counts["unreadable"])
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -113,6 +113,7 @@ class Rebuild:
         self._registry = open_registry(config.kafka, config.registry)
         self._codec = Codec(self._registry)
         self._decode = GoldenDecoder(self._codec)
+        self._unreadable: dict[str, dict[str, str]] = {}  # place of a golden record → what is said of it
         self._entities = [name for name, entity in pipeline.entities.items() if system in entity.bindings]
         self._encoders = {}
         for name in self._entities:
@@ -176,7 +177,11 @@ class Rebuild:
                 if latest.get(letter.key) != letter.offset or letter.value is None:
                     continue
                 task = self._task(entity, letter)
-                if task is not None and task.record.alive is not alive:
+                if isinstance(task, str):
+                    link = (letter.key or b"").decode(errors="replace")
+                    place = f"{letter.topic}@{letter.partition}/{letter.offset}"
+                    self._unreadable[place] = {"entity": entity, "link": link, "what": "cannot be read", "why": f"{place}: {task}"}
+                elif task is not None and task.record.alive is not alive:
                     gone[entity] += alive
                 elif task is not None:
                     batch.append(task)
@@ -186,11 +191,12 @@ class Rebuild:
         if batch:
             yield batch
 
-    def _task(self, entity: str, letter: Letter) -> Task | None:
+    def _task(self, entity: str, letter: Letter) -> Task | str | None:
+        """None: nothing to do here; a text: why it cannot be read, and so not rebuilt."""
         try:
             record = as_lost(self._decode(entity, letter.value or b""), self._system)
-        except SchemaError:
-            return None  # the sinks have a dead letter of it
+        except SchemaError as error:
+            return str(error)
         if record is None:
             return None
         known = {name: value for name, value in record.values.items() if name in self._pipeline.entities[entity].kinds}
@@ -209,7 +215,14 @@ class Rebuild:
                 report.foretold.add(sight.foresee(tasks))
                 self._looked_at(report, tasks)
             report.sequences = sequences_behind(connection, self._pipeline, self._system)
+        self._name_unreadable(report, limit)
         return report
+
+    def _name_unreadable(self, report: Report, limit: int) -> None:
+        """Nothing says how these things stood: their rows are as they were found, and no rebuild mends that."""
+        if self._unreadable:
+            report.counts["unreadable"] = len(self._unreadable)
+            report.stuck = [*self._unreadable.values(), *report.stuck][:limit]
 
     def _write(self, ends: dict[Partition, tuple[int, int]], limit: int) -> Report:
         # the slot is there before anything is written, so that all of it comes back as an echo
@@ -231,6 +244,7 @@ class Rebuild:
         report.stuck = list(stuck.values())[:limit]
         report.counts["waits"] = sum(one["what"] == "waits" for one in stuck.values())
         report.counts["dead"] = sum(one["what"] == "dead letter" for one in stuck.values())
+        self._name_unreadable(report, limit)
         return report
 
     def _looked_at(self, report: Report, tasks: Sequence[Task]) -> None:

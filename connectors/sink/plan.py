@@ -139,6 +139,7 @@ class There:
         self.rows: dict[tuple[str, str], Row] = {}  # (entity, key) -> row. What was asked for and is not here is not there
         self.holders: dict[tuple[str, str], list[str]] = {}  # (entity, match value) -> keys of rows that held it when they were loaded
         self.searched: set[tuple[str, str]] = set()  # those for which rows were looked for whose text is another
+        self.known: set[Name] = set()  # entries of this system that the crosswalk had, whatever they say
         self.register: dict[Name, tuple[str, bool]] = {}  # crosswalk entries to write: (link, gone)
         self.born: set[Name] = set()  # of those, rows that this batch inserts
         self.live: set[Name] = set()  # of this system, the one row that is the thing, if it has one
@@ -147,6 +148,7 @@ class There:
     def take_own(self, thing: Thing, key: str, gone: bool, live: bool, heard: bool) -> None:
         """Takes in an entry of this system that is in the crosswalk."""
         name = thing[0], self.system, key
+        self.known.add(name)
         if name in self.register:
             return  # it is being written
         self.own.setdefault(thing, {})[key] = gone
@@ -799,7 +801,7 @@ class _Look:
         no crosswalk says whose it is."""
         key = binding.key_of(row)
         name = entity.name, self.system, key
-        if name not in self.there.register:
+        if name in self.there.known or name not in self.there.register:
             return None
         held, wanted = held_match(entity, binding, row), self._match(entity, binding, {}, task.record)
         if entity.refs.keys() & set(entity.match_on) or held is None or wanted is None or held == wanted:

@@ -123,6 +123,20 @@ def test_a_log_that_has_been_turned_back_is_refused_with_the_mend(line: Line) ->
     assert rebuild(world, anyway=True).counts["written"] == 3
 
 
+def test_a_golden_record_that_cannot_be_read_is_named(line: Line) -> None:
+    world = line.world
+    a_history(line)
+    golden = topics.golden(world.customer("c0").entity)
+    line.producer.produce(golden, b"no golden record", b"crm:c9", 0)
+    line.producer.flush(10)
+    for told in (rebuild(world, dry=True), rebuild(world)):
+        assert (told.is_well, told.counts["unreadable"]) == (False, 1)
+        (named,) = told.stuck
+        assert (named["link"], named["what"]) == ("crm:c9", "cannot be read")
+        assert f"{golden}@0/" in named["why"]
+    assert [row[0] for row in world.rows(PARTNERS)] == [101, 102], "the others are written"
+
+
 def test_nothing_agreed_is_nothing_to_rebuild_from(line: Line) -> None:
     told = rebuild(line.world)
     assert told.state == "refused"
