@@ -59,7 +59,10 @@ class Foresight(Applier):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._made: dict[Thing, tuple[str, set[Name]]] = {}  # rows that earlier answers would have made: their keys here, their names
+        # Rows that earlier answers would have made, of entities that others refer to: which thing a name is of, and the thing's key here.
+        # A thing is foreseen once, so nothing else of them is asked for again.
+        self._made: dict[Name, tuple[str, str]] = {}
+        self._referred = {of for entity in self._pipeline.entities.values() for of in entity.refs.values()}
 
     def foresee(self, tasks: Iterable[Task]) -> list[Foreseen]:
         """One answer for each thing. Rows are locked meanwhile, for as long as it takes to read them. Raises as `apply` does."""
@@ -69,13 +72,23 @@ class Foresight(Applier):
         try:
             self._without_schema()
             self._load(run, wanted)
-            self._stand_in(self._made, run.there)
+            self._stand_in(self._made_before(wanted), run.there)
             self._look_for_holders(run)
             wave = self._looked(run)
         finally:
             self._rollback()
-        self._made.update(self._rows_of(wave))
+        for (entity, link), (key, names) in self._rows_of(wave).items():
+            if entity in self._referred:
+                self._made.update(dict.fromkeys(names, (link, key)))
         return self._told(wave, run)
+
+    def _made_before(self, tasks: Iterable[Task]) -> dict[Thing, tuple[str, set[Name]]]:
+        """What of that these records name."""
+        found: dict[Thing, tuple[str, set[Name]]] = {}
+        for name in {name for task in tasks for name in self._names_of(task.record)} & self._made.keys():
+            link, key = self._made[name]
+            found.setdefault((name[0], link), (key, {(name[0], self._system, key)}))[1].add(name)
+        return found
 
     def _without_schema(self) -> None:
         """Where there is no schema `concord`, one for this transaction."""

@@ -158,6 +158,27 @@ def test_a_key_that_another_thing_has_taken_since_is_for_a_person(world: World, 
     assert world.rows("SELECT count(*) FROM concord.key WHERE system = %s AND key = %s", world.erp, str(key)) == [0]
 
 
+def test_a_row_that_the_crosswalk_has_from_before_is_the_things_own(world: World, golden: list[GoldenRecord]) -> None:
+    """Entries of a program that knew no `live` say whose row it is all the same, whatever match value it has by now."""
+    world.sql.execute("UPDATE concord.key SET live = false")
+    world.sql.execute("UPDATE erp.partner SET tax_id = 'DE9' WHERE tax_id = 'DE1'")
+    acme = golden[0]
+    assert [one.what for one in foresee(world, golden) if (one.entity, one.link) == (acme.entity, acme.link)] == ["update"]
+    assert anew(world, operator(world), golden).deads == []
+    assert world.rows("SELECT tax_id FROM erp.partner ORDER BY id") == ["DE1", "DE2", "DE3"]
+
+
+def test_a_dry_run_knows_in_a_later_batch_what_an_earlier_one_would_have_made(world: World, golden: list[GoldenRecord]) -> None:
+    world.sql.execute('TRUNCATE concord.key, concord.link, erp.partner, erp."user" RESTART IDENTITY CASCADE')
+    conn = connect(world.dsn, PLANNING, "test")
+    world.conns.append(conn)
+    sight = Foresight(conn, world.pipeline, world.erp, GoldenDecoder(world.codec))
+    for record in lost(world, golden):
+        (told,) = sight.foresee([replace(world.task(record), anew=True)])
+        assert told.what == "insert", told
+    assert {entity for entity, _, _ in sight._made} == {golden[0].entity}, "nobody refers to a contact"
+
+
 def test_what_waits_for_a_row_that_comes_in_a_later_batch_gets_its_old_key_too(world: World) -> None:
     parent = world.customer(C, "Coil", "DE3")
     child = world.customer(A, "Acme", "DE1", values={"parent": parent.link})
