@@ -195,7 +195,7 @@ class Intake:
             try:
                 self._check_columns(seen, entity, self._mapped[entity])
                 change = row_change(seen, binding, self._entities[entity])
-                changes.append(EntityChange(entity, change, seen.moved_on and seen.envelope.op is EventOp.DELETE))
+                changes.append(EntityChange(entity, change, record, seen.moved_on and seen.envelope.op is EventOp.DELETE))
             except _BAD as error:
                 self._letters.bury(record, error, self.system, entity, outputs, ends)
         for feed in self._feeds:

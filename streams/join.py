@@ -95,7 +95,8 @@ class Join:
     def _changes(self, record: Record, outcome: Outcome, outputs: list[Output], ends: Ends) -> Iterator[EntityChange]:
         for told in outcome.told:
             try:
-                yield EntityChange(self._entity.name, row_change(told, self._binding, self._entity, self._fields), told.moved_on)
+                change = row_change(told, self._binding, self._entity, self._fields)
+                yield EntityChange(self._entity.name, change, record, told.moved_on)
             except MappingError as error:
                 self._letters.bury(record, error, self.system, self._entity.name, outputs, ends)
 

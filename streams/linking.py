@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from schemas import topics
-from schemas.errors import SchemaError
+from schemas.change import row_name
+from schemas.errors import Refused, SchemaError
 from schemas.mapping import Binding, Pipeline
 from schemas.metrics import State
 from streams.crosswalk import Crosswalk, RowId
@@ -33,6 +34,7 @@ class EntityChange(NamedTuple):
 
     entity: str
     change: RowChange
+    record: Record  # that told of it
     moved_on: bool = False  # the row lives on under another key
 
 
@@ -68,14 +70,22 @@ class Linking:
         """What follows from these. Raises Retriable."""
         place = Place(self.system, self._place, partition)
         found = await self._found(changes)
-        found |= await self._first_links(changes, found, place)
-        for entity, change, moved_on in changes:
-            known = self._known(entity, change.key)
+        links, refused = await self._first_links(changes, found, place)
+        found |= links
+        for entity, change, record, moved_on in changes:
+            row, known = (entity, change.key), self._known(entity, change.key)
             if moved_on:
                 self._put(entity, change.key, known, on_moved(known, change, place), outputs)
                 ends[self.system, entity, State.SUPERSEDED] += 1
                 continue
-            link = found.get((entity, change.key)) or (found.get((entity, change.was)) if change.was else None)
+            link = found.get(row) or (found.get((entity, change.was)) if change.was else None)
+            if row in refused and first_link(known, change, place, self._births(entity), link) is not None:
+                # neither name is in force, so neither may be used (docs/decisions/0028); its next event asks for another
+                error = Refused(
+                    f"{entity} {row_name(self.system, change.key)}: {refused[row]} is the name of another row, too", "name_taken"
+                )
+                self._letters.bury(record, error, self.system, entity, outputs, ends)
+                continue
             step = on_event(known, change, place, self._births(entity), link)
             self._put(entity, change.key, known, step, outputs)
             if step.out_of_scope:
@@ -94,7 +104,7 @@ class Linking:
         found = await self._crosswalk.links_of(self.system, unknown)
         missed = [
             (entity, change.key, change.xid)
-            for entity, change, _ in changes
+            for entity, change, _, _ in changes
             if change.origin_hlc is not None and change.values is not None and change.xid is not None
             if (entity, change.key) in unknown and (entity, change.key) not in found
         ]
@@ -103,12 +113,16 @@ class Linking:
             found |= await self._crosswalk.links_of(self.system, {(entity, key) for entity, key, _ in missed})
         return found
 
-    async def _first_links(self, changes: Sequence[EntityChange], found: Mapping[RowId, str], place: Place) -> dict[RowId, str]:
-        """(entity, key) → link in force, of rows that these changes give their first. Raises Retriable."""
+    async def _first_links(
+        self, changes: Sequence[EntityChange], found: Mapping[RowId, str], place: Place
+    ) -> tuple[dict[RowId, str], dict[RowId, str]]:
+        """(entity, key) → link in force, of rows that these changes give their first; and → the last name that it was refused, of rows
+        whose names are all other rows'. Raises Retriable."""
         after: dict[RowId, Known | None] = {}
         wanted: dict[RowId, str] = {}
         again: dict[RowId, str] = {}  # what the row is called if that name is another thing's
-        for entity, change, moved_on in changes:
+        xids: dict[RowId, set[int]] = {}
+        for entity, change, _, moved_on in changes:
             row = entity, change.key
             known = after[row] if row in after else self._known(*row)
             link = found.get(row) or (found.get((entity, change.was)) if change.was else None)
@@ -117,12 +131,14 @@ class Linking:
             first = first_link(known, change, place, self._births(entity), None)
             if first is not None:
                 wanted[row], again[row] = first, name_again(self.system, change.key, change.version)
+                xids[row] = set() if change.xid is None else {change.xid}  # in which the row that has the name may have gone
             else:
                 after[row] = on_event(known, change, place, self._births(entity), None).known
-        in_force = await self._crosswalk.take(self.system, wanted, self._bindings, {})
+        in_force = await self._crosswalk.take(self.system, wanted, self._bindings, xids)
         refused = {row: again[row] for row, link in in_force.items() if link is None}
-        in_force |= await self._crosswalk.take(self.system, refused, self._bindings, {})
-        return {row: link for row, link in in_force.items() if link is not None}
+        in_force |= await self._crosswalk.take(self.system, refused, self._bindings, xids)
+        links = {row: link for row, link in in_force.items() if link is not None}
+        return links, {row: name for row, name in refused.items() if row not in links}
 
     def _births(self, entity: str) -> bool:
         return self.system in self._entities[entity].born_in
@@ -130,7 +146,7 @@ class Linking:
     def _unknown(self, changes: Iterable[EntityChange]) -> set[tuple[str, str]]:
         """(entity, key) of rows whose link the table does not have."""
         unknown = set()
-        for entity, change, _ in changes:
+        for entity, change, _, _ in changes:
             known = self._known(entity, change.key)
             if known is None or known["link"] is None:
                 unknown.add((entity, change.key))

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.conflicts import Rule
+from schemas.dead import Where
+from schemas.lsn import Position
 from streams import crosswalk
 from streams.crosswalk import is_visible
 from tests.streams.streams_world import StreamsWorld
@@ -151,6 +153,42 @@ async def test_a_row_that_has_gone_gives_its_place_to_the_next_of_its_thing(worl
         await world.settled(app)
     link = f"{world.crm}:7"
     assert await crosswalk_of(world, world.crm) == {"7": (link, False, False), "8": (link, False, True)}
+
+
+async def test_a_row_whose_name_goes_free_in_its_transaction_gets_that_name(world: StreamsWorld) -> None:
+    """Row 9 is known under the name of row 8, and goes in the transaction that makes row 8 anew: which name that one gets must not depend
+    on how soon its event is read."""
+    with psycopg.connect(world.crm_dsn, autocommit=True) as connection:
+        connection.execute("INSERT INTO account (id, org) VALUES (9, 42)")
+    async with world.running() as app:
+        world.linked(world.crm, world.customer, "9", f"{world.crm}:8")
+        async with a_transaction(world) as (user, xid):
+            await user.execute("DELETE FROM account")
+            await user.execute("INSERT INTO account (id, org) VALUES (8, 42)")
+            world.event(world.crm, "account", "c", an_account(8, vat=None), xid=xid)
+            await is_looked_for(world)
+            assert world.changes() == []
+        await world.settled(app)
+    assert [(link, change.key) for link, change in world.changes()] == [(f"{world.crm}:8", "8")]
+
+
+async def test_a_row_whose_names_are_all_other_rows_is_a_dead_letter_until_its_next_event(world: StreamsWorld) -> None:
+    """I6: what is not linked is not used under a name that is not its own, and not dropped in silence either."""
+    again = f"{world.crm}@{Position(4999, 5000)}:8"
+    with psycopg.connect(world.crm_dsn, autocommit=True) as connection:
+        connection.execute("INSERT INTO account (id, org) VALUES (8, 42), (9, 42), (10, 42)")
+    async with world.running() as app:
+        world.linked(world.crm, world.customer, "9", f"{world.crm}:8")
+        world.linked(world.crm, world.customer, "10", again)
+        world.event(world.crm, "account", "c", an_account(8, vat=None), lsn=5000)
+        await world.settled(app)
+        assert world.changes() == []
+        [letter] = world.dead(world.crm)
+        assert (letter.entity, letter.where, letter.code) == (world.customer, Where.INTAKE, "Refused")
+        assert letter.error == f"{world.customer} {world.crm}:8: {again} is the name of another row, too"
+        world.event(world.crm, "account", "u", an_account(8, vat=None), lsn=6000)
+        await world.settled(app)
+    assert [(link, change.key) for link, change in world.changes()] == [(f"{world.crm}@{Position(5999, 6000)}:8", "8")]
 
 
 @given(st.integers(1000, 1 << 40), st.integers(0, 900), st.sets(st.integers(1, 900)))
