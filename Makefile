@@ -5,11 +5,12 @@ HOME_FOLDER := .concord
 VENV := $(HOME_FOLDER)/venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+PLOTTING := $(VENV)/.installed-bench
 STACK := $(HOME_FOLDER)/kafka/.prepared
 CODE := schemas connectors streams console examples bench tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-tryton test chaos parity lint format clean tools
+.PHONY: help setup demo demo-tryton test chaos parity bench lint format clean tools
 .SILENT:
 
 help: ## this list
@@ -32,6 +33,9 @@ chaos: $(INSTALLED) $(STACK) ## the pipeline under faults drawn from a seed, jud
 
 parity: $(INSTALLED) $(STACK) ## our source and real Debezium on one database, compared event by event: writes docs/debezium-parity.md
 	$(PY) -m tests.parity $(ARGS)
+
+bench: $(PLOTTING) $(STACK) ## Concord beside Debezium, logical replication and stock Faust, in one run: writes docs/bench.md; make bench ARGS=--help
+	$(PY) -m bench $(ARGS)
 
 lint: $(INSTALLED) ## format, style, types and who may import whom
 	$(VENV)/bin/ruff format --check $(CODE)
@@ -64,6 +68,10 @@ $(INSTALLED): pyproject.toml | tools
 	fi
 	echo "installing what pyproject.toml names"
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(PLOTTING): $(INSTALLED)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@
 
 $(STACK): console/stack/pom.xml $(INSTALLED) | tools
