@@ -34,7 +34,8 @@ The rules are those of DESIGN §4.4. Each is named where it is kept:
   hlc-seen      an edit is stamped later than what its system had applied before it, by its log
   hlc-last      … and later than the row's edit before it
   found         what is found after a gap in the log, and our sink had written there itself, is no edit of that system
-  first-sight   a row, or a field, first seen by anything but its insert is older than every edit
+  first-sight   a row, or a field, first seen by anything but its insert is older than every edit; so is a field of a row that was known
+                without it, when our own write to the row shows it (docs/decisions/0033)
   unsaid        a null that came with its row says nothing, and loses to whatever somebody said, whoever that is
   owner         the owner's latest write wins over anybody's; which of its own is the latest, its log says
   count         a version grows with every write folded in, won or lost, so that a lost write is overwritten again
@@ -164,7 +165,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     back = not gone and not ours and not was_alive and held is not _NO_ROW  # also when it is as it was when it left scope
     won = False
     if edits or deleted or back:
-        rank = rules.ranks[system]
+        rank, remembered = rules.ranks[system], rules.remembered(system)
         first_sight = change.op is Op.READ or (change.op is Op.UPDATE and not was_alive)
         # hlc-seen. An echo's own writes were made on top of what it brought.
         earliest = max(FIRST_SIGHT if first_sight else change.ts_us, _seen_before(seen, at, echo or bool(change.ours)) + 1)
@@ -176,11 +177,14 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
             where = of_part.get(name, "")
             if where not in stamps:
                 stamps[where] = max(earliest, (lasts.get(where, 0) if where else last) + 1)
-            newly = change.op is Op.READ and was_alive and (name not in old or name in unsaid)
+            standing = fields.get(name)
+            if ours:
+                newly = _is_first_heard(name, held, standing, remembered)
+            else:
+                newly = change.op is Op.READ and was_alive and (name not in old or name in unsaid)
             stamp = FIRST_SIGHT if newly else stamps[where]
             of_field = f"{position},{change.positions[name]}" if name in change.positions else position
             write: Write = (value, stamp, rank, int(rules.owners.get(name) == system), system, of_field)
-            standing = fields.get(name)
             entry = fields[name] = folded(standing, write, unsaid=value is None and name not in old)
             mine = entry[7] == system and entry[8] == of_field
             won = won or mine
@@ -321,7 +325,8 @@ def _not_ours(
     """Of an echo, the fields that the target gave a value itself (docs/decisions/0006), or that were written for another thing (0011). And
     what of what it was told has not come back yet.
 
-    An insert's generated fields, when we had no value to give, or gave none because the system owns the field. The owner's decided
+    What the row was not known to have, since its field is mapped for the first time: it was there before our write (0033). An insert's
+    generated fields, when we had no value to give, or gave none because the system owns the field. The owner's decided
     fields in an update: no sink writes over those in the owner's row, so a trigger did. What no sink writes there at all. What lies
     in a row that other things share, and is not what we told it of this one. And a value where we told it of none: that of the row behind
     the one that we deleted (0018).
@@ -339,12 +344,19 @@ def _not_ours(
         else:
             made = (name in decided and change.op is Op.UPDATE) or (name not in written and values[name] is not None)
         is_absent = values[name] is None and change.positions.get(name) == ""  # the part's row has not been heard of yet
+        made = made or (not is_absent and _is_first_heard(name, held, fields.get(name), shared | revealed))
         if (name in shared or name in revealed) and not (made or is_absent):
             ours, told = _is_ours(system, name, values[name], fields.get(name), told, rules, _is_later(change, name))
             made = not ours and (name in shared or fields[name][0] is None)
         if made:
             edits.append(name)
     return edits, told
+
+
+def _is_first_heard(name: str, held: Row, standing: Entry | None, remembered: frozenset[str]) -> bool:
+    """Whether a write of ours shows a field of a row that was there, and that nobody had read it of: no sink writes over what merge has not
+    seen. Of what lies in rows of other things, which others write to as well, only what nobody has said anything of."""
+    return held[2] and name not in held[3] and (standing is None or name not in remembered)
 
 
 def _came_or_went_by_another_thing(gone: bool, was_alive: bool, system: str, rules: Rules) -> bool:

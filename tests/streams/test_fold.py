@@ -17,7 +17,7 @@ from schemas.conflicts import CONFLICT_SCHEMA, EXISTS, Rule, conflict_from_avro
 from schemas.golden import GoldenRecord
 from schemas.registry import MemoryRegistry
 from schemas.serde import Codec
-from streams.fold import KEPT_GONE_ROWS, End, Folded, Rules, ThingState, fold
+from streams.fold import FIRST_SIGHT, KEPT_GONE_ROWS, End, Folded, Rules, ThingState, fold
 
 FIELDS = ("name", "city", "limit")
 RULES = Rules(
@@ -62,10 +62,12 @@ def values_of(done: Folded) -> dict[str, Any]:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[list[Change]]:
-    """Per system, its changes of one thing in the order of its log: one live row at a time, echoes among them."""
+    """Per system, its changes of one thing in the order of its log: one live row at a time, echoes among them. The first ones may have been
+    mapped without the field `city`."""
     logs = []
     for system in ("crm", "erp"):
         log: list[Change] = []
+        mapped = draw(st.sampled_from([0, 0, 2, 3, 4]))
         key, row = 1, dict[str, str | None]()
         for number in range(draw(st.integers(0, 6))):
             ts, origin = draw(st.integers(1, 50)), draw(st.none() | st.integers(1, 60))
@@ -75,7 +77,8 @@ def histories(draw: st.DrawFn) -> list[list[Change]]:
                 continue
             op = Op.CREATE if not row and draw(st.booleans()) else Op.READ if not row else Op.UPDATE
             row = {**row, **{name: draw(st.sampled_from(["a", "b", "c", None])) for name in FIELDS if not row or draw(st.booleans())}}
-            log.append(Change(system, str(key), op, at(number + 1), ts, origin, dict(row)))
+            values = {name: value for name, value in row.items() if name != "city" or number >= mapped}
+            log.append(Change(system, str(key), op, at(number + 1), ts, origin, values))
         logs.append(log)
     return logs
 
@@ -223,6 +226,48 @@ def test_i5_an_echo_edits_nothing() -> None:
     assert record_of(echo).keys == {"crm": "1", "erp": "12"}
     again = fold("crm:1", echo.state, a_change("erp", lsn=2, ts=3000, key="12", origin=1000, name="a"), RULES)
     assert (again.record, again.end) == (None, End.ECHO)
+
+
+# `city` is mapped from some event on: docs/decisions/0033
+UNMAPPED = a_change(op="c", lsn=10, ts=10, name="a")
+OUR_INSERT = a_change("erp", lsn=1, op="c", ts=20, key="12", origin=10, name="a", city=None)
+OUR_UPDATE = a_change(lsn=20, ts=30, origin=25, name="b", city="Ulm")
+READ_AGAIN = a_change(op="r", lsn=30, ts=50, name="b", city="Ulm")
+
+
+def test_a_field_that_our_own_write_is_the_first_to_show_is_what_the_row_had() -> None:
+    edited = a_change("erp", lsn=2, ts=25, key="12", name="b", city=None)
+    done = folded(UNMAPPED, OUR_INSERT, edited, OUR_UPDATE)
+    assert values_of(done) == {"name": "b", "city": "Ulm"}
+    assert (record_of(done).targets, record_of(done).versions["city"].won_hlc) == (("erp",), FIRST_SIGHT)
+    again = folded(UNMAPPED, OUR_INSERT, edited, OUR_UPDATE, READ_AGAIN)
+    assert done.state is not None
+    assert again.state is not None
+    assert again.state["fields"] == done.state["fields"]
+
+
+def test_a_null_that_nobody_said_is_not_written_over_a_field_that_our_write_is_the_first_to_show() -> None:
+    inserted = a_change("erp", lsn=1, op="c", ts=20, key="12", origin=10, name="a")  # heard of as long as `city` was not mapped either
+    edited = a_change("erp", lsn=2, ts=25, key="12", name="b", city=None)
+    before = folded(UNMAPPED, inserted, edited)
+    assert (values_of(before), record_of(before).targets) == ({"name": "b", "city": None}, ("crm",))
+    done = folded(UNMAPPED, inserted, edited, OUR_UPDATE)
+    assert (values_of(done), record_of(done).targets) == ({"name": "b", "city": "Ulm"}, ("erp",))
+
+
+def test_a_field_that_our_own_write_is_the_first_to_show_is_older_than_every_edit() -> None:
+    inserted = a_change("erp", lsn=1, op="c", ts=20, key="12", origin=10, name="a", city=None)
+    edited = a_change("erp", lsn=2, ts=25, key="12", name="b", city="Bonn")
+    for order in itertools.permutations([OUR_UPDATE, inserted]):
+        done = folded(UNMAPPED, *order, edited)
+        assert (values_of(done), record_of(done).targets) == ({"name": "b", "city": "Bonn"}, ("crm",))
+    assert values_of(folded(UNMAPPED, inserted, edited, OUR_UPDATE)) == {"name": "b", "city": "Bonn"}
+
+
+def test_what_a_default_gave_our_insert_is_nobodys_word() -> None:
+    inserted = a_change("erp", lsn=1, op="c", ts=20, key="12", origin=10, name="a", city="default")
+    done = folded(UNMAPPED, inserted, a_change(op="r", lsn=30, ts=50, name="a", city="Ulm"))
+    assert (values_of(done)["city"], record_of(done).targets) == ("Ulm", ("erp",))
 
 
 def test_a_lost_write_is_overwritten_again() -> None:
