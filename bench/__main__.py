@@ -105,11 +105,12 @@ def _sizes(args: argparse.Namespace) -> dict[str, tuple[str, Callable[[World, Bo
     """Section → (what it will do, in words; what does it)."""
     quick, rounds, wanted = args.quick, args.rounds, args.wanted
     of_source = source.Sizes(rounds, 100_000 if quick else 1_000_000, 60_000 if quick else 300_000)
-    of_path = path.Sizes(rounds, 5.0 if quick else 12.0, (200.0, 1000.0), 10_000 if quick else 30_000)
-    of_growth = growth.sizes_of(quick, rounds, args.rows or (10_000 if quick else 1_000_000))
-    of_memory = memory.Sizes(args.hours * 60 or (1.0 if quick else 5.0))
-    keys = 100_000 if quick else 500_000
-    of_faust = faust.Sizes(rounds, 60_000 if quick else 300_000, keys, 5.0 if quick else 10.0)
+    of_path = path.Sizes(rounds, 5.0 if quick else 8.0, (200.0, 1000.0), 10_000 if quick else 30_000)
+    fewer = min(rounds, 2) if args.rounds_by_default else rounds  # of what is about ourselves
+    of_growth = growth.sizes_of(quick, fewer, args.rows or (10_000 if quick else 1_000_000))
+    of_memory = memory.Sizes(args.hours * 60 or (1.0 if quick else 4.0))
+    keys = 50_000 if quick else 200_000
+    of_faust = faust.Sizes(fewer, 60_000 if quick else 300_000, keys, 5.0 if quick else 8.0)
     return {
         "source": (
             f"rounds: {rounds}; a snapshot of {of_source.rows:,} rows, {of_source.events:,} transactions of one row, one of as many rows",
@@ -120,12 +121,12 @@ def _sizes(args: argparse.Namespace) -> dict[str, tuple[str, Callable[[World, Bo
             partial(path.run, sizes=of_path, wanted=wanted),
         ),
         "growth": (
-            f"rounds: {rounds} (tables: 1); bursts of {of_growth.burst:,} each way; tables of {growth.in_words(of_growth.rows)} rows",
+            f"rounds: {fewer} (tables: 1); bursts of {of_growth.burst:,} each way; tables of {growth.in_words(of_growth.rows)} rows",
             partial(growth.run, sizes=of_growth),
         ),
         "memory": (f"{of_memory.rate:g} changes/s each way for {of_memory.minutes:g} minutes", partial(memory.run, sizes=of_memory)),
         "faust": (
-            f"rounds: {rounds}; at most {of_faust.records:,} records or {of_faust.seconds:g} s, a table of {of_faust.keys:,} keys",
+            f"rounds: {fewer}; at most {of_faust.records:,} records or {of_faust.seconds:g} s, a table of {of_faust.keys:,} keys",
             partial(faust.run, sizes=of_faust, wanted=wanted),
         ),
     }
@@ -183,7 +184,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="how often each is measured  [default: 3, quick: 1]")
     parser.add_argument("--with", dest="wanted", default="", metavar="WORDS", help="only contestants with one of these words in their name")
     parser.add_argument("--rows", type=int, help="the largest table of `growth`  [default: 1000000, quick: 10000]")
-    parser.add_argument("--hours", type=float, default=0.0, help="how long `memory` lasts  [default: 5 minutes, quick: 1]")
+    parser.add_argument("--hours", type=float, default=0.0, help="how long `memory` lasts  [default: 4 minutes, quick: 1]")
     parser.add_argument("--out", type=Path, help="where bench.md, bench.json and bench/ go  [default: docs, quick: .concord/bench-quick]")
     parser.add_argument("--render", action="store_true", help="measure nothing, make page and plots of the figures that are there")
     args = parser.parse_args(argv)
@@ -191,6 +192,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if strange := set(args.only) - set(SECTIONS):
         parser.error(f"no section {', '.join(sorted(strange))}: there are {', '.join(SECTIONS)}")
     args.wanted = [word.strip() for word in args.wanted.split(",") if word.strip()]
+    args.rounds_by_default = args.rounds is None
     args.rounds = args.rounds or (1 if args.quick else 3)
     if args.rounds < 1:
         parser.error("--rounds: at least 1")

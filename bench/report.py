@@ -46,7 +46,11 @@ _LATENCY = (
     Column("rate", "changes/s"),
 )
 _PARTS = ("sources", "streams", "sinks", "Kafka Connect", "PostgreSQL", "Kafka")
-_BURST = (Column("rate", "changes/s"), *(Column(f"us {part}", f"{part}, CPU µs") for part in _PARTS))
+_BURST = (
+    Column("rate", "changes/s"),
+    *(Column(f"us {part}", f"{part}, CPU µs") for part in _PARTS),
+    Column("cores machine", "cores busy", lambda value: f"{value:.1f}"),
+)
 TITLES = {
     "source": "From the log to Kafka",
     "path": "From commit to commit",
@@ -85,8 +89,7 @@ def columns_of(section: str, cell: str) -> tuple[Column, ...]:
         return _BURST
     if section == "growth":
         return (
-            *_BURST[:4],
-            *_BURST[5:],
+            *_BURST,
             Column("p50", "p50 ms at 100/s", _ms),
             Column("p99", "p99 ms", _ms),
             Column("first_load", "first load, rows/s"),
@@ -208,8 +211,22 @@ def page(report: Report) -> str:
             lines += ["| " + " | ".join(line) + " |" for line in body] + [""]
         lines += [f"![{plot.partition('.')[0]}](bench/{plot})" for plot in PLOTS.get(section, ()) if plot in report.get("plots", ())]
         lines += [""] if any(plot in report.get("plots", ()) for plot in PLOTS.get(section, ())) else []
+        lines += limits(report) if section == "path" else []
         lines += failures(report, section)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def limits(report: Report) -> list[str]:
+    """What each contestant is limited by in its last burst: who has how much of the cores."""
+    found = {row.contestant: row for row in rows(report, "path") if row.cell.startswith("burst") and not row.contestant.endswith(AGAIN)}
+    told = []
+    for name, row in found.items():
+        cores = {part: row.spreads[f"cores {part}"].median for part in (*_PARTS, "machine") if f"cores {part}" in row.spreads}
+        busy = cores.pop("machine", 0.0)
+        shares = ", ".join(f"{part} {used:.2f}" for part, used in sorted(cores.items(), key=lambda item: -item[1]))
+        if shares:
+            told.append(f"- {name}, {row.cell}: {shares}; all that was busy, load and readers too: {busy:.2f} cores")
+    return ["What limits it, in cores:", "", *told, ""] if told else []
 
 
 def failures(report: Report, section: str) -> list[str]:

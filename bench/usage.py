@@ -17,45 +17,52 @@ import psutil
 Parts = Mapping[str, list[int]]  # part → the processes it begins with
 
 
-def cpu_seconds(pids: list[int]) -> float:
-    """User and system, of these processes, what they have started, and what of it has ended."""
-    total = 0.0
-    for process in _trees(pids):
+def cpu_seconds(parts: Parts) -> dict[str, float]:
+    """Part → user and system time of its processes, of what they have started, and of what of it has ended. One look at all processes."""
+    children: dict[int, list[psutil.Process]] = {}
+    everybody: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter(["ppid"]):
+        everybody[process.pid] = process
+        children.setdefault(process.info["ppid"], []).append(process)
+
+    def of(process: psutil.Process) -> float:
+        total = sum(of(child) for child in children.get(process.pid, ()))
         with contextlib.suppress(psutil.Error):
             used = process.cpu_times()
             total += used.user + used.system + getattr(used, "children_user", 0.0) + getattr(used, "children_system", 0.0)
-    return total
+        return total
+
+    return {name: sum(of(everybody[pid]) for pid in pids if pid in everybody) for name, pids in parts.items()}
 
 
 def megabytes(pids: list[int]) -> float:
-    """Resident. Pages that processes share count in each."""
+    """Resident, of these processes alone: looking for what they have started costs more than a look every so often may."""
     total = 0
-    for process in _trees(pids):
+    for pid in pids:
         with contextlib.suppress(psutil.Error):
-            total += process.memory_info().rss
+            total += psutil.Process(pid).memory_info().rss
     return total / 2**20
 
 
-def _trees(pids: list[int]) -> list[psutil.Process]:
-    found: dict[int, psutil.Process] = {}
-    for pid in pids:
-        with contextlib.suppress(psutil.Error):
-            root = psutil.Process(pid)
-            for process in (root, *root.children(recursive=True)):
-                found[process.pid] = process
-    return list(found.values())
+MACHINE = "machine"  # not a part: all that the machine's cores have done, whoever it was for
+
+
+def machine_seconds() -> float:
+    """Of all cores together, without idling and waiting for disks."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0))
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """Seconds of CPU by part at one time."""
+    """Seconds of CPU by part at one time, and the machine's."""
 
     at: float
     seconds: dict[str, float]
 
     @classmethod
     def of(cls, parts: Parts) -> Cpu:
-        return cls(time.monotonic(), {name: cpu_seconds(pids) for name, pids in parts.items()})
+        return cls(time.monotonic(), {**cpu_seconds(parts), MACHINE: machine_seconds()})
 
     def since(self, before: Cpu) -> dict[str, float]:
         return {name: max(0.0, used - before.seconds.get(name, 0.0)) for name, used in self.seconds.items()}

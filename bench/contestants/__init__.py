@@ -28,6 +28,9 @@ class Pipeline(Contestant, Protocol):
 
     two_way: bool  # and that of `crm` like that of `erp`
 
+    def settle(self) -> None:
+        """Returns when nothing is in flight: echoes of what has arrived are work too, and must not fall into the next measurement."""
+
 
 class Reader(Contestant, Protocol):
     """Reads the tables of `crm` into Kafka: first the rows that are there, then the log. Goes on where it was when it is started again."""

@@ -197,6 +197,9 @@ class DebeziumJdbc(_Connect):
     def __init__(self, name: str = "Debezium + JDBC sink") -> None:
         super().__init__(name)
 
+    def settle(self) -> None:
+        pass  # what has arrived is done
+
     def start(self, world: World) -> None:
         crm, erp = world.dsns["crm"], conninfo_to_dict(world.dsns["erp"])
         _publish(crm, "bench_dbz", ("item",))

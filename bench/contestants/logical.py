@@ -43,6 +43,9 @@ class Logical:
             self._run(system, sql.SQL("DROP SUBSCRIPTION IF EXISTS {}").format(sql.Identifier(f"bench_{system}")))
             self._dsns.pop(system)
 
+    def settle(self) -> None:
+        pass  # what has arrived is done
+
     def parts(self) -> Parts:
         return {}  # all of it is PostgreSQL
 

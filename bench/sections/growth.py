@@ -24,6 +24,7 @@ from bench.world import SYSTEMS, World
 
 SECTION = "growth"
 RECOVERY = "recovery"
+TELLS_LOAD = 100_000  # rows: with fewer, how long processes take to start would be told
 WORKERS = (1, 2, 4)
 PARTS = {"item_email": "email", "item_city": "city", "item_amount": "amount", "item_active": "active", "item_changed": "changed"}
 
@@ -97,11 +98,15 @@ def _one(world: World, book: Book, sizes: Sizes, round_: int, cell: str, pipelin
     with ExitStack() as stack:
         road = a_road(stack, world, pipeline, rows, only_seq=isinstance(pipeline, Parted))
         values, series = burst(road, min(sizes.burst, rows // 2), SYSTEMS)
+        pipeline.settle()
         latency, _ = paced(road, min(100.0, rows / 2 / sizes.seconds / 1.5), sizes.seconds, SYSTEMS, seed=round_)
         values |= {name: latency[name] for name in ("p50", "p99")}
-        values["first_load"] = 2 * rows / road.start_seconds
+        loaded = ""
+        if rows >= TELLS_LOAD:
+            values["first_load"] = 2 * rows / road.start_seconds
+            loaded = f", first load {values['first_load']:,.0f} rows/s"
         book.add(SECTION, pipeline.name, cell, round_, values, series)
-        world.say(f"  {cell}: {values['rate']:,.0f}/s, p50 {values['p50']:.1f} ms, first load {values['first_load']:,.0f} rows/s")
+        world.say(f"  {cell}: {values['rate']:,.0f}/s, p50 {values['p50']:.1f} ms{loaded}")
         if lose:
             attempt(book, RECOVERY, pipeline.name, round_, world.say, partial(_recover, world, book, round_, pipeline, rows, road))
 

@@ -44,7 +44,7 @@ class Sizes:
     seconds: float  # of each latency cell
     rates: tuple[float, ...]
     burst: int  # changes in each direction
-    idle: float = 20.0  # changes a second that count as idle
+    idle: float = 30.0  # changes a second that count as idle
 
 
 @dataclass
@@ -115,6 +115,7 @@ def a_road(stack: ExitStack, world: World, pipeline: Pipeline, rows: int, only_s
     road = Road(world, pipeline, seen, rows, start_seconds, only_seq)
     burst(road, min(WARM, rows // 4), directions(pipeline))  # a Java machine compiles what it has run often
     paced(road, min(100.0, rows / 8), 2, directions(pipeline), seed=0)
+    pipeline.settle()
     return road
 
 
@@ -179,7 +180,8 @@ def burst(road: Road, changes: int, systems: Sequence[str]) -> tuple[dict[str, A
         if failed:
             raise failed[0]
         found = [road.arrived(system, first, count, marks) for system, (first, count) in made.items()]
-    used = Cpu.of(road.parts()).since(before)
+    after = Cpu.of(road.parts())
+    used = after.since(before)
     arrived = np.concatenate([one["arrived"] for one in found]) / 1e6
     written = np.concatenate([one["committed"] for one in found]) / 1e6
     values = {
@@ -187,6 +189,7 @@ def burst(road: Road, changes: int, systems: Sequence[str]) -> tuple[dict[str, A
         "made_rate": steady_rate(written),
         "changes": len(arrived),
         **{f"us {name}": seconds / len(arrived) * 1e6 for name, seconds in used.items()},
+        **{f"cores {name}": seconds / (after.at - before.at) for name, seconds in used.items()},
         **{f"mb {name}": peak for name, peak in memory.peak.items()},
     }
     return values, {"arrivals": per_second(arrived)}
@@ -223,6 +226,7 @@ def _one(world: World, book: Book, sizes: Sizes, round_: int, pipeline: Pipeline
         for name, measure in cells(pipeline, sizes):
             options = {} if name.startswith("burst") else {"seed": 100 * round_ + 1}
             values, series = measure(road, **options)
+            pipeline.settle()
             book.add(SECTION, pipeline.name, name, round_, values, series)
             told = (
                 f"p50 {values['p50']:.1f} ms, p99 {values['p99']:.1f}, max {values['max']:.0f}"

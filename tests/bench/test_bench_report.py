@@ -41,6 +41,15 @@ def test_the_arms_of_an_a_a_run_make_one_line_of_noise() -> None:
     assert not any("again" in cell for line in latency for cell in line)
 
 
+def test_what_limits_a_burst_is_told_by_part_the_largest_first() -> None:
+    book = Book(None)
+    values = {"rate": 5000.0, "cores sinks": 0.2, "cores streams": 0.75, "cores machine": 1.98}
+    book.add("path", "Concord", "burst, both ways", 0, values)
+    told = "- Concord, burst, both ways: streams 0.75, sinks 0.20; all that was busy, load and readers too: 1.98 cores"
+    assert told in page(book.report)
+    assert "What limits it" not in page(a_report())
+
+
 def test_what_failed_is_on_the_page_with_its_reason() -> None:
     text = page(a_report(about={"Machine": "2 cores"}, made={"path": "today"}, plots=["latency.svg"]))
     assert "- logical replication, round 2: BenchError: 7 of 9 changes did not arrive" in text
