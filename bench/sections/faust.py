@@ -83,9 +83,7 @@ def fill(bootstrap: str, topic: str, mode: str, sizes: Sizes) -> None:
         new.append(NewTopic(changelog, PARTITIONS, 1, config={"cleanup.policy": "compact"}))
     for made in admin.create_topics(new).values():
         made.result(30)
-    producer = Producer(
-        {"bootstrap.servers": bootstrap, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000, "compression.type": "lz4"}
-    )
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000})
     padding = "x" * 250
     for number in range(sizes.keys if mode == "recovery" else sizes.records):
         if mode == "recovery":

@@ -17,6 +17,7 @@ from bench.world import SYSTEMS, World
 
 SECTION = "memory"
 SLICE_SECONDS = 30.0  # the load comes in slices, and all of one has arrived before the next
+TELLS_SLOPE = 600.0  # seconds: with less, a step would be told as a slope
 POINTS = 400  # of each part's memory that are kept, for the plot
 
 
@@ -52,11 +53,14 @@ def told(seen: list[tuple[float, float]]) -> dict[str, float]:
     """What is said of one part: (seconds, megabytes) in, MB at first (once it is warm), MB at the end, MB an hour."""
     warm = seen[len(seen) // 3 :]
     few = max(1, len(warm) // 10)
-    return {
+    found = {
         "first": statistics.median(value for _, value in warm[:few]),
         "last": statistics.median(value for _, value in warm[-few:]),
-        "slope": slope((at / 3600, value) for at, value in warm),
+        "highest": max(value for _, value in seen),
     }
+    if warm[-1][0] - warm[0][0] >= TELLS_SLOPE:
+        found["slope"] = slope((at / 3600, value) for at, value in warm)
+    return found
 
 
 def shown(peak: dict[str, float]) -> str:

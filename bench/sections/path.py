@@ -201,7 +201,7 @@ def cells(pipeline: Pipeline, sizes: Sizes) -> Iterator[tuple[str, Any]]:
     yield "idle, one way", partial(paced, rate=sizes.idle, seconds=sizes.seconds, systems=SYSTEMS[:1])
     for way, systems in ways:
         for rate in sizes.rates:
-            yield f"{rate:g}/s, {way}", partial(paced, rate=rate, seconds=sizes.seconds, systems=systems)
+            yield f"{rate:,g}/s, {way}", partial(paced, rate=rate, seconds=sizes.seconds, systems=systems)
     for way, systems in ways:
         yield f"burst, {way}", partial(burst, changes=sizes.burst, systems=systems)
 

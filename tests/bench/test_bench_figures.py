@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.figures import CURVE, curve, noise, per_second, percentile, slope, spread, spreads, steady_rate
+from bench.sections import memory
 
 VALUES = st.lists(st.floats(0, 1e6, allow_nan=False), min_size=1, max_size=300)
 
@@ -72,3 +73,10 @@ def test_spreads_are_by_metric_and_noise_is_between_two_arms() -> None:
     assert first["p50"].relative == pytest.approx(0.2)
     assert noise(first["p50"], spread([12.0, 10.0])) == pytest.approx(1 / 10.5)
     assert noise(spread([0.0]), spread([0.0])) == 0.0
+
+
+def test_a_short_run_tells_no_slope_and_a_leak_is_one() -> None:
+    assert set(memory.told([(second, 100.0) for second in range(60)])) == {"first", "last", "highest"}
+    leaking = memory.told([(second, 100 + 10 * second / 3600) for second in range(3600)])
+    assert leaking["slope"] == pytest.approx(10)
+    assert leaking["first"] < leaking["last"] < leaking["highest"]
