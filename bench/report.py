@@ -73,8 +73,8 @@ Kafka and no mapping; Concord matches, merges and writes back what is agreed, bo
 an entity that is one row on one side and six rows of six tables on the other.""",
     "recovery": """The streams' tables are in memory; a worker that starts has them again from their changelog. Time from its start until it
 works.""",
-    "memory": """Concord under a steady load in both directions, each part's processes together; *at first* is after a third of the run. MB an
-hour is told of runs of a quarter of an hour and more (`--hours`).""",
+    "memory": """Concord under a steady load in both directions, each part's processes together; *at first* is after a third of the run.
+MB an hour is told of runs of a quarter of an hour and more (`--hours`).""",
     "faust": """One topic, one agent, one worker. Pass: nothing is done; forward: each record is sent on and its delivery awaited; table: a
 table is read and written for each; recovery: a table of so many keys has to be had again from its changelog.""",
 }
