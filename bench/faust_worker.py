@@ -45,7 +45,8 @@ class Meter:
 
     @staticmethod
     def end(records: int, seconds: float, cpu: float) -> None:
-        sys.stdout.write(json.dumps({"records": records, "seconds": seconds, "cpu": cpu, "mb": peak_megabytes()}) + "\n")
+        told = {"records": records, "seconds": seconds, "cpu": cpu, "mb": peak_megabytes()}
+        sys.stdout.write(f"\n{json.dumps(told)}\n")  # a line of its own: Faust turns a spinner there
         sys.stdout.flush()
         os._exit(0)  # what is in work is nobody's
 
