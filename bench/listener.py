@@ -10,7 +10,7 @@ for each row, in FILE, three integers of 64 bits:
 A change carries its `seq` through any pipeline. Its latency is from its commit as noted in the log where it was made until it is read from
 the log where it arrives. That reading a log takes time itself is in every contestant's figure, and measured: on the side where the change
 is made both times are of one transaction. The commit's own note cannot be taken on the arriving side: a transaction that is replicated
-carries the time of its origin there.
+carries the time of its origin there (docs/decisions/0034).
 """
 
 from __future__ import annotations
