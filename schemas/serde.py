@@ -13,6 +13,7 @@ from typing import Any
 import fastavro
 from fastavro.types import Schema
 
+from schemas import compiled_avro
 from schemas.errors import NotAnEvent, SchemaError
 from schemas.registry import Registry
 
@@ -55,17 +56,33 @@ class Codec:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
+        self._readers: dict[int, compiled_avro.Reader | None] = {}
 
     def decode(self, data: bytes | None) -> tuple[int, Any]:
         """(schema id, datum). Raises NotAnEvent, UnknownSchema, or Retriable when the registry cannot be asked."""
         schema_id = schema_id_of(data)
         assert data is not None
-        return schema_id, read_body(self.registry.schema(schema_id), data)
+        if schema_id not in self._readers:
+            self._readers[schema_id] = compiled_avro.reader(self.registry.schema(schema_id))
+        read = self._readers[schema_id]
+        if read is None:
+            return schema_id, read_body(self.registry.schema(schema_id), data)
+        try:
+            return schema_id, read(data, _HEADER.size)
+        except (ValueError, LookupError, TypeError, ArithmeticError, struct.error) as error:
+            raise NotAnEvent(f"not a datum of schema {schema_id}: {error}") from error
 
     def encoder(self, subject: str, schema: dict[str, Any]) -> Callable[[Any], bytes]:
         """Registers `schema` and returns what writes messages with it; the encoder raises SchemaError on a datum that does not fit."""
         header = wire_header(self.registry.register(subject, schema))
         parsed = fastavro.parse_schema(schema)
+        write = compiled_avro.writer(schema)
+
+        def encode_quickly(datum: Any) -> bytes:
+            try:
+                return b"".join((header, *write(datum)))  # type: ignore[misc]  # it is there: see below
+            except (ValueError, TypeError, AttributeError) as error:
+                raise SchemaError(f"not a datum of {subject}: {error!r}") from error
 
         def encode(datum: Any) -> bytes:
             body = io.BytesIO()
@@ -76,4 +93,4 @@ class Codec:
                 raise SchemaError(f"not a datum of {subject}: {error!r}") from error
             return body.getvalue()
 
-        return encode
+        return encode if write is None else encode_quickly
