@@ -1,12 +1,15 @@
-"""Lists of text on their way to PostgreSQL, as array literals, twenty times as fast as psycopg writes them.
+"""Lists on their way to PostgreSQL, as array literals, twenty times as fast as psycopg writes them.
 
 All values that we write and look for travel in such lists (`connectors.sink.statements`). psycopg quotes element by element with regular
 expressions, in Python: 2.3 µs for a short text and far more for JSON, a fifth of the sink's CPU. Here every element is quoted, which is
-always right (PostgreSQL's manual, array input and output syntax), and escaped only where it has something to escape.
+always right (PostgreSQL's manual, array input and output syntax), and escaped only where it has something to escape. And it looks at every
+list for what is in it, whatever dumper is used: 11 µs for a text, 80 µs for numbers. A sink sends a dozen lists with every batch, so it
+makes literals of them itself (`literals`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -29,6 +32,23 @@ def array_literal(texts: list[str | None]) -> str:
     if "\x00" in literal:
         raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
     return f"{{{literal}}}"
+
+
+def literals(params: Sequence[Any]) -> tuple[Any, ...]:
+    """The same parameters, each flat list of nothing but text and None, whole numbers, or truth values as the literal of an array. Where
+    such a parameter stands a cast must say what it is. Raises DataError as `array_literal` does."""
+    return tuple(_literal(param) if type(param) is list else param for param in params)
+
+
+def _literal(given: list[Any]) -> Any:
+    kinds = set(map(type, given))
+    if kinds <= _TEXTS:
+        return array_literal(given)
+    if kinds == {int}:
+        return f"{{{','.join(map(str, given))}}}"
+    if kinds == {bool}:
+        return f"{{{','.join(['t' if one else 'f' for one in given])}}}"
+    return given
 
 
 class TextListDumper(ListDumper):

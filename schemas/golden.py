@@ -52,6 +52,7 @@ class Version(NamedTuple):
 
 
 NEVER = Version(0, 0, 0, 0, 0, 0)
+_version = Version._make  # TypeError unless there are six; half the time of a call with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +132,8 @@ def golden_from_avro(entity: str, datum: Mapping[str, Any]) -> GoldenRecord:
             link=told["link"],
             values={name: datum[name] for name in told["versions"]},
             alive=told["alive"],
-            exists=Version(*told["exists"]),
-            versions={name: Version(*version) for name, version in told["versions"].items()},
+            exists=_version(told["exists"]),
+            versions={name: _version(version) for name, version in told["versions"].items()},
             targets=tuple(told["targets"]),
             keys=told["keys"],
             seen=told["seen"],

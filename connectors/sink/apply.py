@@ -50,6 +50,7 @@ from connectors.sink.plan import (
     wants_holders,
 )
 from connectors.sink.statements import EntityStatements, Lock, Statement
+from connectors.text_lists import literals
 from schemas.change import Canonical, parse_row_name, row_name
 from schemas.errors import ConcordError, MappingError, Refused, Retriable, SchemaError, UnfitDatabase
 from schemas.golden import GoldenRecord, Version
@@ -979,7 +980,8 @@ class Applier:
             with self._conn.pipeline():
                 try:
                     for text, params in steps:
-                        cursors.append(self._conn.execute(text, params, prepare=prepare and (bool(params) or text is sql.ANY_PARKED)))
+                        prepared = prepare and (bool(params) or text is sql.ANY_PARKED)
+                        cursors.append(self._conn.execute(text, literals(params), prepare=prepared))
                 except psycopg.Error as error:
                     first = error  # what comes out of the pipeline's end is only that it was cut short
             return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
