@@ -38,8 +38,8 @@ CUSTOMER = ("code", "name", "limit", "city")  # code is what rows are matched on
 ORDER = ("customer", "note")
 OUTPUTS_FIRST = "outputs-first"
 
-# what a run may have besides plain rows
-FEATURES = ("codes", "generated", "soft", "ignore", "scope", "refs", "toast", "lossy", "rekey", "born", "calm", "early")
+# what a run may have besides plain rows; late: intake maps the field `city` from some moment on, and then every row is read again
+FEATURES = ("codes", "generated", "soft", "ignore", "scope", "refs", "toast", "lossy", "rekey", "born", "calm", "early", "late")
 # what may be taken away
 RULES = (
     OUTPUTS_FIRST,
@@ -136,6 +136,7 @@ class World:
         self.state: dict[str, dict[str, Any]] = {e: {} for e in self.entities}
         self.conflicts: list[Any] = []
         self.rules = {e: self.rules_of(e) for e in self.entities}
+        self.mapped = not self.has("late")  # whether intake knows the field `city` yet
         for d in self.db.values():
             for code in self.rng.sample([f"C{i}" for i in range(codes)] + [None] * 3, self.rng.randint(0, initial)):
                 if self.has("born") and d.name == "erp" and code is None:
@@ -351,7 +352,7 @@ class World:
 
     def row_change(self, n: str, entity: str, known: Any, event: dict[str, Any]) -> RowChange:
         row = event["row"]
-        image = {f: row[f] for f in self.fields(entity)} if row else None
+        image = {f: row[f] for f in self.fields(entity) if f != "city" or self.mapped} if row else None
         if image and self.has("toast") and event["op"] == "u" and entity == "customer" and event["lsn"] % 2:
             before = next(
                 (e["row"] for e in reversed(self.db[n].log[: event["lsn"] - 1]) if (e["entity"], e["key"]) == (entity, event["key"])), None
@@ -690,6 +691,10 @@ class World:
                 self.rng.choice(parts)()
             if self.rng.random() < self.replays:
                 self.replay(self.rng.choice(SYSTEMS))
+            if not self.mapped and self.rng.random() < 0.1:
+                self.mapped = True
+        if self.has("late"):
+            self.read_again(parts)
         self.crash /= 3
         for _ in range(20):  # a person resolves duplicates, one after the other
             if not self.settle(parts):
@@ -697,6 +702,14 @@ class World:
             if not (self.has("codes") or self.has("rekey") or self.has("scope")) or not self.resolve():
                 break
         return self.verdict()
+
+    def read_again(self, parts: list[Callable[[], None]]) -> None:
+        """Once intake knows all fields, and maybe a while after it, every row is read once more."""
+        self.mapped = True
+        for _ in range(self.rng.randint(0, self.pace)):
+            self.rng.choice(parts)()
+        for d in self.db.values():
+            d.unread += [("customer", key) for key in d.rows["customer"]]
 
     def settle(self, parts: list[Callable[[], None]]) -> bool:
         for _ in range(30_000):
@@ -839,7 +852,10 @@ class World:
 
     def may_be_lost(self, link: str | None, name: str, last: dict[str, Any]) -> bool:
         """Whether the last word about a field may not have been heard. `last`: system -> its last edit."""
-        return False
+        if not self.has("late") or name != "city":
+            return False
+        rows = [self.db[n].rows["customer"].get(self.db[n].log[lsn - 1]["key"]) for n, (_, lsn, _) in last.items()]
+        return any(row is None or not row["in"] for row in rows)  # gone before it was mapped
 
     def history_of(self, n: str, key: str, row: Row, given: Any, images: Any, owners: Any) -> str | None:
         for f in row:
@@ -852,7 +868,14 @@ class World:
                 return f"an edit of {f} un-happened"
             if owners.get(f) in last and row[f] != last[owners[f]][0]:
                 return f"the owner of {f} was overruled"
-            if f not in ("code", "number") and len(last) == 2 and all(first for _, _, first in last.values()) and row[f] != last["erp"][0]:
+            told = not (f == "city" and self.has("late"))  # the first edit of another field that is mapped says this one, too: 0033
+            if (
+                told
+                and f not in ("code", "number")
+                and len(last) == 2
+                and all(first for _, _, first in last.values())
+                and row[f] != last["erp"][0]
+            ):
                 return "a first sight beat an older one"
             for m, (value, lsn, _) in last.items() if f not in owners else ():
                 other = [v for x, (v, _, _) in last.items() if x != m]

@@ -37,6 +37,8 @@ def test_i7_random_histories_end_well(first: int) -> None:
         ("codes", "scope"),
         ("early",),
         ("early", "refs", "generated"),
+        ("late",),
+        ("late", "generated", "soft", "lossy"),
         ("generated", "soft", "refs", "toast", "lossy"),
         ("generated", "lossy", "scope"),
     ],
