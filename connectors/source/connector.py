@@ -55,6 +55,7 @@ KeyValues = Callable[[str], dict[str, str]]  # key text → key columns
 
 BACKOFF: Final = (0.2, 30.0)  # seconds before the stream is opened again: first, at most; doubled each time, and shaken
 SILENCE_SECONDS: Final = 5.0  # the database hears from us at least so often (wal_sender_timeout is 60)
+CONFIRM_SECONDS: Final = 0.02  # between two looks at what Kafka has, and between two words to the database about it
 BUSY_CONFIRM_MESSAGES: Final = 5_000  # while there is always more to read: how often what Kafka has is confirmed
 STOP_SECONDS: Final = 10.0  # how long a stop waits for Kafka
 SLOT_LOOK_SECONDS: Final = 0.5  # how soon a stop is seen while a slot is made
@@ -220,7 +221,7 @@ class Source:
     def run(self) -> None:
         """Until `stop`. Raises what no retry can mend: UnfitDatabase, SlotLost (if told to stop on it), Refused."""
         pause = BACKOFF[0]
-        delivery = Delivery(self.settings.system, self.settings.kafka, self._waker.wake, self._relieve, self._dead_letter)
+        delivery = Delivery(self.settings.system, self.settings.kafka, self._relieve, self._dead_letter)
         try:
             while not self._stopping.is_set():
                 started = time.monotonic()
@@ -383,9 +384,8 @@ class Source:
                     delivery.measure()
                     lag.set(0)
                     unconfirmed = 0
-                    delivery.waiting(True)
-                    selector.select(SILENCE_SECONDS)
-                    delivery.waiting(False)
+                    owing = not delivery.idle or delivery.reached > stream.confirmed
+                    selector.select(CONFIRM_SECONDS if owing else SILENCE_SECONDS)
                     self._waker.clear()
                     self.health.turned()
                     if self._failed is not None:
@@ -449,7 +449,7 @@ class Source:
                     if self._failed is not None:
                         raise self._failed
             delivery.flush(STOP_SECONDS)
-            self._confirm(stream, delivery)
+            self._confirm(stream, delivery, at_once=True)
 
     _failed: ConcordError | None = None
     _closing: Chunk | None = None
@@ -457,10 +457,11 @@ class Source:
     _stream: ReplicationStream | None = None
     _delivery: Delivery | None = None
 
-    def _confirm(self, stream: ReplicationStream, delivery: Delivery) -> None:
-        """Confirms what Kafka has (I1), and lets the snapshot go on that waited for it."""
+    def _confirm(self, stream: ReplicationStream, delivery: Delivery, at_once: bool = False) -> None:
+        """Confirms what Kafka has (I1), unless it has just been done, and lets the snapshot go on that waited for it."""
         reached = delivery.advance()
-        if reached > stream.confirmed or time.monotonic() - self._last_word > SILENCE_SECONDS:
+        silent = time.monotonic() - self._last_word
+        if (reached > stream.confirmed and (at_once or silent >= CONFIRM_SECONDS)) or silent > SILENCE_SECONDS:
             stream.confirm(reached)
             self._last_word = time.monotonic()
         while self._sent_chunks and self._sent_chunks[0][0] <= reached:

@@ -7,14 +7,13 @@ whatever order; the log position that may be confirmed is that of the last span 
     acked     │ 3 of 3            │ 1 of 1           │ 1 of 2
     mark      lsn 100             lsn 140            lsn 180              → 140 may be confirmed
 
-librdkafka hands out acknowledgements to whoever polls it. While the reader has work it polls in passing; while it waits for the log, a
-thread of ours polls in its place and wakes it. (One that always polls would fight the reader for the interpreter at every record.)
+librdkafka hands out acknowledgements to whoever polls it: the sender, in passing while it has work, and now and then while it waits for the
+log. (A thread that polled in its place would fight it for the interpreter, and wake it, at every record.)
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -46,7 +45,7 @@ PRODUCER: Final[Mapping[str, Any]] = {
 
 
 class _Span:
-    """Records sent between two marks. `sent` is the reader's, `acknowledged` belongs to whoever polls; neither goes back."""
+    """Records sent between two marks. Neither count goes back."""
 
     __slots__ = ("acknowledged", "delivery", "lsn", "sent")
 
@@ -61,8 +60,6 @@ class _Span:
             self.delivery.refused(self, error, message)
             return
         self.acknowledged += 1
-        if self.lsn is not None and self.acknowledged == self.sent:
-            self.delivery.wake()
 
     @property
     def done(self) -> bool:
@@ -70,31 +67,25 @@ class _Span:
 
 
 class Delivery:
-    """Sends records and knows what Kafka has. One thread sends; `wake` may be called from another."""
+    """Sends records and knows what Kafka has. For one thread."""
 
     def __init__(
         self,
         system: str,
         settings: Mapping[str, Any],
-        wake: Callable[[], None],
         relieve: Callable[[], None] = lambda: None,
         dead_letter: Callable[[str, bytes | None, str], tuple[str, bytes]] | None = None,
     ) -> None:
-        self.wake = wake
         self._dead_letter = dead_letter  # (topic, key, error) → (topic, value) of what takes the place of a record too large for Kafka
         self._relieve = relieve  # called now and then while the buffer is full: the database must hear from us
         self._producer = Producer({**PRODUCER, **settings}, logger=logger)
         self._spans: deque[_Span] = deque([_Span(self)])
         self._failure: str | None = None
         self._since_poll = 0
-        self._waiting = threading.Event()
-        self._closed = False
         self._sent = metrics.SENT.labels(system)
         self._acknowledged = metrics.ACKNOWLEDGED.labels(system)
         self._unacknowledged = metrics.UNACKNOWLEDGED.labels(system)
         self.reached = 0  # what may be confirmed
-        self._poller = threading.Thread(target=self._poll_while_waiting, name=f"{system} acknowledgements", daemon=True)
-        self._poller.start()
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers | None) -> None:
         """Takes the record; waits while the buffer is full. Raises Retriable when Kafka has refused one before."""
@@ -156,19 +147,6 @@ class Delivery:
         """Takes in the acknowledgements that are there."""
         self._producer.poll(0)
 
-    def waiting(self, yes: bool) -> None:
-        """Says that the sender is about to wait, and is to be woken; or that it has woken."""
-        if yes:
-            if not self.idle:
-                self._waiting.set()
-        else:
-            self._waiting.clear()
-
-    def _poll_while_waiting(self) -> None:
-        while not self._closed:
-            self._waiting.wait()
-            self._producer.poll(0.1)
-
     def refused(self, span: _Span, error: KafkaError, message: Message) -> None:
         """A record that Kafka did not take: one that is too large is dead (I8), anything else ends the stream, to be opened again.
 
@@ -185,7 +163,6 @@ class Delivery:
         if self._failure is None:
             hint = f" (max.message.bytes of the topic must be over {BATCH_BYTES})" if error.code() == KafkaError.MSG_SIZE_TOO_LARGE else ""
             self._failure = f"Kafka refused a record of {message.topic()}: {error}{hint}"
-        self.wake()
 
     def _bury(self, span: _Span, topic: str, key: bytes | None, error: KafkaError) -> None:
         """Sends the dead letter in the record's place: the span is done when Kafka has that."""
@@ -211,8 +188,5 @@ class Delivery:
 
     def close(self) -> None:
         """What is not sent by now is dropped: the log still has it."""
-        self._closed = True
-        self._waiting.set()
-        self._poller.join()
         self._producer.purge()
         self._producer.flush(1.0)

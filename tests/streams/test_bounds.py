@@ -49,7 +49,7 @@ async def test_a_reader_holds_no_more_than_its_bound_while_nobody_takes(kafka: s
 
 
 def test_marks_of_a_log_without_records_of_ours_are_one_while_kafka_does_not_answer() -> None:
-    delivery = Delivery("crm", {"bootstrap.servers": "127.0.0.1:1"}, lambda: None)
+    delivery = Delivery("crm", {"bootstrap.servers": "127.0.0.1:1"})
     try:
         delivery.send("crm.public.t", b"k", b"v", None)
         for lsn in range(1, 100_000):
