@@ -2,7 +2,8 @@
 
     on assignment     read the progress in the database, start there (I2); what Kafka has committed is never looked at. Where there is none,
                       the last record of each thing is enough (`beginning`)
-    a batch           what is there, at most `BATCH`; never waits to fill
+    a batch           what is there, at most `BATCH`; never waits to fill. Only where nothing in it is for this system, it waits a
+                      little for what is: half of all records tell a sink no more than which rows a thing has elsewhere
     apply             one transaction (`apply.py`), its progress inside
     after commit      dead letters to their topic, metrics, Kafka offsets as a hint
 
@@ -26,7 +27,7 @@ from connectors.postgres import translated
 from connectors.sink.apply import Applier, Batch, Connection, Fenced, Outcome, Place, Unreadable
 from connectors.sink.beginning import Beginning
 from connectors.sink.dead_letters import DeadLetters
-from connectors.sink.golden import GoldenDecoder
+from connectors.sink.golden import GoldenDecoder, is_for
 from connectors.sink.metrics import SinkMetrics
 from connectors.sink.plan import Task
 from connectors.sink.session import open_session
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 500  # messages; one transaction stays well under a second
 POLL_SECONDS = 0.1  # a message wakes it at once; this is how soon a stop is seen
+HOLD_SECONDS = 0.02  # how long records wait for one that is for this system
 CARE_SECONDS = 2.0  # how often parked records are tried again and counted
 HINT_SECONDS = 1.0  # how often Kafka is told how far we are
 FIRST_WAIT, LONGEST_WAIT = 0.05, 5.0  # seconds between tries of a batch
@@ -104,7 +106,8 @@ class SinkConnector:
         self._epoch = 0  # grows with every rebalance: what was read before is void
         self._position_due = False
         self._stored: dict[Place, int] = {}  # what `concord.progress` says
-        self._kept: list[Message] = []  # handed out by Kafka while we were busy trying again
+        self._kept: list[Message] = []  # handed out by Kafka while we were busy trying again, or held
+        self._held_until = 0.0  # by the monotonic clock; 0: nothing is held
         self._care_at = 0.0
         self._hint_at = 0.0
         self._known_waiting: dict[str, set[str]] = {"parked": set(), "dead": set()}
@@ -134,18 +137,29 @@ class SinkConnector:
             return
         messages, self._kept = self._kept, []
         epoch = self._epoch
-        if not messages:
-            first = consumer.poll(POLL_SECONDS)
-            messages = [] if first is None else [first]
-        messages += consumer.consume(BATCH - len(messages), 0) if messages else []
+        wait = self._held_until - time.monotonic() if messages else POLL_SECONDS
+        if wait > 0:
+            first = consumer.poll(min(wait, POLL_SECONDS))
+            messages += [] if first is None else [first]
+        messages += consumer.consume(BATCH - len(messages), 0) if 0 < len(messages) < BATCH else []
         if epoch != self._epoch or self._position_due:
             return  # they were of partitions that have gone, or will be read again
         messages = [message for message in messages if self._is_record(message)]
-        if messages:
+        if messages and self._holds(messages):
+            self._kept = messages
+        elif messages:
+            self._held_until = 0.0
             self._retried(lambda: self._handle(messages))
         else:
             self._lag(None)
         self._care()
+
+    def _holds(self, messages: list[Message]) -> bool:
+        """Whether these wait a little: none of them is for this system, and they have not waited yet."""
+        now = time.monotonic()
+        if not self._held_until:
+            self._held_until = now + HOLD_SECONDS
+        return now < self._held_until and len(messages) < BATCH and not any(is_for(self.system, message.value()) for message in messages)
 
     def _is_record(self, message: Message) -> bool:
         error = message.error()

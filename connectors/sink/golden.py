@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from schemas.errors import SchemaError
-from schemas.golden import GoldenRecord, Version, golden_from_avro
+from schemas.golden import GoldenRecord, golden_from_avro
 from schemas.serde import Codec
 
 
@@ -27,13 +28,23 @@ class GoldenDecoder:
         return record
 
 
+def is_for(system: str, raw: bytes | None) -> bool:
+    """Whether a system is among a record's targets, by a look at its bytes; also for what is none, or cannot be told from them. Mistaken
+    only where a field is called `targets`: whoever asks must not rely on a no.
+
+    The last such list is the record's own: its values stand before it, and quotes in the JSON behind it are escaped.
+    """
+    at = -1 if raw is None else raw.rfind(b'"targets":[')
+    return raw is None or at < 0 or f'"{system}"'.encode() in raw[at : raw.find(b"]", at)]
+
+
 def _problem(record: GoldenRecord) -> str:
     """What `golden_from_avro` does not look at: the types inside, and text that PostgreSQL could not be asked about."""
     if not _is_name(record.link):
         return f"link {record.link!r}"
-    for version in (record.exists, *record.versions.values()):
-        if not _is_version(version):
-            return f"version {version!r}"
+    numbers = [*record.exists, *chain.from_iterable(record.versions.values())]
+    if set(map(type, numbers)) != {int} or min(numbers) < 0 or max(numbers) >= 1 << 63:
+        return f"versions {record.exists!r}, {record.versions!r}"
     if not isinstance(record.keys, Mapping) or not all(_is_name(text) for item in record.keys.items() for text in item):
         return f"keys {record.keys!r}"
     if not isinstance(record.seen, Mapping) or not all(seen is None or isinstance(seen, Mapping) for seen in record.seen.values()):
@@ -47,7 +58,3 @@ def _problem(record: GoldenRecord) -> str:
 
 def _is_name(text: Any) -> bool:
     return isinstance(text, str) and bool(text) and "\x00" not in text
-
-
-def _is_version(version: Version) -> bool:
-    return all(type(number) is int and 0 <= number < 1 << 63 for number in version)
