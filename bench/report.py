@@ -203,6 +203,7 @@ def page(report: Report) -> str:
         *(f"- {name}: {value}" for name, value in about.items()),
         "",
     ]
+    lines += in_short(report)
     for section in sections_of(report):
         lines += [f"## {TITLES[section]}", "", _SAYS[section], ""]
         if made := report.get("made", {}).get(section):
@@ -216,6 +217,34 @@ def page(report: Report) -> str:
         lines += limits(report) if section == "path" else []
         lines += failures(report, section)
     return "\n".join(lines).rstrip() + "\n"
+
+
+OURS = "Concord"
+_SHORT = {"source": {"": ("rate", "events/s")}, "path": {"burst": ("rate", "changes/s"), "": ("p50", "ms p50")}}  # how a cell begins → what
+
+
+def in_short(report: Report) -> list[str]:
+    """A line per cell that Concord shares with a peer: its figure, and the peers' as multiples of it. Where the two are no further apart
+    than the arms of the A/A run, that is said instead."""
+    told = []
+    for section, metrics in _SHORT.items():
+        found = rows(report, section)
+        apart = noises(found)
+        for cell in dict.fromkeys(row.cell for row in found):
+            metric, unit = next(what for beginning, what in metrics.items() if cell.startswith(beginning))
+            here = {row.contestant: row.spreads[metric].median for row in found if row.cell == cell and metric in row.spreads}
+            ours, noisy = here.pop(OURS, 0.0), apart.get((cell, metric))
+            peers = {name: value for name, value in here.items() if not name.endswith(AGAIN) and value}
+            if not ours or not peers:
+                continue
+            shown = next(column.shown for column in columns_of(section, cell) if column.metric == metric)
+            others = ", ".join(f"{name} {shown(value)} ({_times(value / ours, noisy)})" for name, value in peers.items())
+            told.append(f"- {cell}: {shown(ours)} {unit}; {others}" + (f"; A/A {noisy:.0%}" if noisy is not None else ""))
+    return ["In short, Concord and in brackets the peer as a multiple of it:", "", *told, ""] if told else []
+
+
+def _times(ratio: float, noisy: float | None) -> str:
+    return "no difference" if noisy is not None and abs(ratio - 1) <= noisy else f"× {ratio:.2g}"
 
 
 def limits(report: Report) -> list[str]:

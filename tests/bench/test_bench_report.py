@@ -41,6 +41,15 @@ def test_the_arms_of_an_a_a_run_make_one_line_of_noise() -> None:
     assert not any("again" in cell for line in latency for cell in line)
 
 
+def test_peers_are_told_as_multiples_unless_the_machine_alone_makes_such_a_difference() -> None:
+    assert "- idle, one way: 9.0 ms p50; Debezium + JDBC sink 11.0 (× 1.2); A/A 5%" in page(a_report())
+    noisy = a_report()
+    for one in noisy["measured"]:
+        if one["contestant"] == "Concord (again)":
+            one["values"]["p50"] *= 1.5
+    assert "Debezium + JDBC sink 11.0 (no difference); A/A 45%" in page(noisy)
+
+
 def test_what_limits_a_burst_is_told_by_part_the_largest_first() -> None:
     book = Book(None)
     values = {"rate": 5000.0, "cores sinks": 0.2, "cores streams": 0.75, "cores machine": 1.98}
