@@ -182,7 +182,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(SECTIONS), metavar="SECTIONS", help=f"of {', '.join(SECTIONS)}  [default: all]")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round: minutes")
     parser.add_argument("--rounds", type=int, help="how often each is measured  [default: 3, quick: 1]")
-    parser.add_argument("--with", dest="wanted", default="", metavar="WORDS", help="only contestants with one of these words in their name")
+    parser.add_argument(
+        "--with",
+        dest="wanted",
+        default="",
+        metavar="WORDS",
+        help="only contestants with one of these words in their name; the section then has no others",
+    )
     parser.add_argument("--rows", type=int, help="the largest table of `growth`  [default: 1000000, quick: 10000]")
     parser.add_argument("--hours", type=float, default=0.0, help="how long `memory` lasts  [default: 4 minutes, quick: 1]")
     parser.add_argument("--out", type=Path, help="where bench.md, bench.json and bench/ go  [default: docs, quick: .concord/bench-quick]")
