@@ -54,6 +54,7 @@ class Reader:
                 "fetch.wait.max.ms": fetch_max_wait_ms,
                 "fetch.queue.backoff.ms": 10,  # once a queue was full; a second by default
                 "queued.max.messages.kbytes": 16384,
+                "socket.nagle.disable": True,  # a small request does not wait until the one before it was answered
                 **config,
             },
             logger=logging.getLogger("confluent_kafka"),

@@ -69,6 +69,7 @@ class ChunkProducer:
                 "enable.idempotence": True,
                 "linger.ms": 0,  # adds itself to the latency and buys nothing: a chunk is a batch already
                 "partitioner": "murmur2_random",  # keyed outputs are co-partitioned with what Java clients write
+                "socket.nagle.disable": True,  # a small request does not wait until the one before it was answered
                 "queue.buffering.max.messages": 1_000_000,
                 "queue.buffering.max.kbytes": 65_536,  # a gigabyte by default; a chunk whose outputs are more waits for room
                 "delivery.timeout.ms": 120_000,  # a broker that restarts is back well before

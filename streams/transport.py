@@ -72,6 +72,7 @@ logger = logging.getLogger(__name__)
 IDLE_SECONDS = 0.5  # a fetch that finds nothing returns after this; being fetched from keeps aiokafka in the group
 CAUGHT_UP_SECONDS = 0.1  # how often it is asked how far other workers are, and whether the chunk in hand is still ours
 REWIND_TRIES = 5  # a commit that comes to nothing, since the group changes: the new owner does it
+WATCH_SECONDS = 0.5  # between two looks at a worker's health
 STOP_SECONDS = 2.0  # what chunks in work get to end in when the worker stops
 
 OnPoison = Callable[[str, Any, Exception], Awaitable[None]]
@@ -675,7 +676,9 @@ async def _serve(app: ChunkApp, on_ready: Callable[[], None] | None, health: Par
     try:
         told = False
         while not asked.is_set() and app.crash_reason is None:
-            await asyncio.wait([stopping] if starting.done() else [stopping, starting], timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+            looks_after = WATCH_SECONDS if told else 0.1
+            waiting = [stopping] if starting.done() else [stopping, starting]
+            await asyncio.wait(waiting, timeout=looks_after, return_when=asyncio.FIRST_COMPLETED)
             if starting.done() and (error := starting.exception()) is not None:
                 raise error
             ready = app.ready

@@ -95,6 +95,7 @@ class SinkConnector:
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
             "fetch.wait.max.ms": 50,  # a fetch is answered at once when there is something; this is for partitions that are new to it
+            "socket.nagle.disable": True,  # a small request does not wait until the one before it was answered
             "fetch.queue.backoff.ms": 10,  # the default of a second would show when a backlog is read
             "queued.max.messages.kbytes": 16 * 1024,  # memory, whatever the size of messages
         }

@@ -36,6 +36,7 @@ PRODUCER: Final[Mapping[str, Any]] = {
     "linger.ms": 0,  # waiting would be latency; under load batches form by themselves
     "partitioner": "murmur2_random",  # Java's default, Debezium's: the same key goes to the same partition whoever writes
     "message.timeout.ms": 0,  # never give up: the log waits in the database meanwhile
+    "socket.nagle.disable": True,  # a small request does not wait until the one before it was answered
     "queue.buffering.max.messages": 100_000,
     "queue.buffering.max.kbytes": 32_768,  # memory stays flat, however large the transaction
     "message.max.bytes": MAX_BYTES,
