@@ -7,6 +7,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PLOTTING := $(VENV)/.installed-bench
 STACK := $(HOME_FOLDER)/kafka/.prepared
+AT_ONCE := 2 # files of tests; each process has a Kafka and two PostgreSQL servers of its own
 CODE := schemas connectors streams console examples bench tests
 
 .DEFAULT_GOAL := help
@@ -24,8 +25,8 @@ demo: $(INSTALLED) $(STACK) ## two databases kept in agreement, live for a minut
 demo-tryton: $(INSTALLED) $(STACK) ## the same with a real ERP, Tryton 8.0
 	$(PY) -m examples.tryton.demo $(ARGS)
 
-test: $(INSTALLED) $(STACK) ## all tests; some of them: make test ARGS="tests/stack -k port"
-	$(PY) -m pytest $(ARGS)
+test: $(INSTALLED) $(STACK) ## all tests; some of them: make test ARGS="tests/stack -k port"; one after the other: AT_ONCE=0
+	$(PY) -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(INSTALLED) $(STACK) ## the pipeline under faults drawn from a seed, judged from outside: make chaos SEED=1 RUNS=1 MINUTES=2 FAULTS=40 REPORT=docs/chaos.md; EARLIER=docs/chaos.json keeps the runs that are there
 	$(PY) -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS)) $(if $(MINUTES),--minutes $(MINUTES)) \

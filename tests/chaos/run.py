@@ -47,8 +47,10 @@ ROWS_A_SECOND = 100  # of a bulk transaction, on a slow machine
 PROBE_SECONDS = 0.25
 STRIKE_SECONDS = 10.0  # how long a fault waits for something that it can strike
 # … and one that needs the pipeline at work, or a server for a while: other faults keep it from that most of the time of a dense run.
-MEET_SECONDS = 60.0
+# At most; as long as people work in a short run.
+MEET_SECONDS = 120.0
 MEETING = (Kind.DDL, Kind.LOCK, Kind.DEADLOCK, Kind.SERIALIZE, Kind.BULK, Kind.SNAPSHOT, Kind.REPLAY, Kind.OFFSETS)
+CARRIED_OUT_SECONDS = 360.0  # a try that began at the end of that, and a server that starts on a busy machine
 HISTORIES = 60  # of things that went wrong, at most
 
 
@@ -267,7 +269,7 @@ class Run:
                 strikers.append(striker)
             self._wait_until(began + options.seconds, probes, applications)
             for striker in strikers:
-                striker.join(240)  # starting a server on a busy machine is the longest
+                striker.join(CARRIED_OUT_SECONDS)
             if late := [striker.name for striker in strikers if striker.is_alive()]:
                 raise DemoError(f"seed {options.seed}: still being carried out: {', '.join(late)}")
             for application in applications:  # they end by themselves
@@ -350,7 +352,7 @@ class Run:
         server that the fault needs is away."""
         meeting = fault.kind in MEETING
         passing = (Missed, psycopg.OperationalError, KafkaException) if meeting else (Missed,)
-        deadline = time.monotonic() + (MEET_SECONDS if meeting else STRIKE_SECONDS)
+        deadline = time.monotonic() + (max(STRIKE_SECONDS, min(MEET_SECONDS, self.options.seconds)) if meeting else STRIKE_SECONDS)
         while True:
             try:
                 return STRIKES[fault.kind](self.world, fault)
