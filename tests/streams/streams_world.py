@@ -336,3 +336,11 @@ _SOURCE = {
         *({"name": name, "type": ["null", "long"], "default": None} for name in ("lsn", "txId", "origin_lsn")),
     ],
 }
+
+
+def an_account(id: int, vat: str | None = "de1", name: str = "Acme", credit: str | None = "10.00", org: int = 42) -> dict[str, object]:
+    return {"id": id, "vat": vat, "name": name, "credit": credit, "org": org}
+
+
+def a_party(id: int, tax_id: str | None = "DE1", name: str = "Acme", limit: str | None = "10", number: str = "P1") -> dict[str, object]:
+    return {"id": id, "tax_id": tax_id, "legal_name": name, "credit_limit": limit, "number": number}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
-import pytest
 
 from connectors.sink.golden import GoldenDecoder
 from console.kafka import Cluster
@@ -18,23 +16,8 @@ from schemas.golden import GoldenRecord
 from streams.chunks import Chunk
 from streams.crosswalk import ReadingCrosswalk
 from streams.rehearsal import Rehearsal, changelog
-from tests.streams.streams_world import StreamsWorld
-from tests.streams.test_streams_join import JoinedWorld
-from tests.streams.test_streams_path import a_party, an_account
-
-
-@pytest.fixture
-def world(kafka: str, database: str, database_2: str, tmp_path: Path) -> Iterator[StreamsWorld]:
-    made = StreamsWorld(kafka, database, database_2, tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def joined(kafka: str, database: str, database_2: str, tmp_path: Path) -> Iterator[JoinedWorld]:
-    made = JoinedWorld(kafka, database, database_2, tmp_path)
-    yield made
-    made.close()
+from tests.streams.joined_world import JoinedWorld
+from tests.streams.streams_world import StreamsWorld, a_party, an_account
 
 
 def all_ends(world: StreamsWorld) -> dict[tuple[str, int], tuple[int, int]]:

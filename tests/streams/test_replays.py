@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +15,9 @@ from schemas.golden import GoldenRecord
 from schemas.replay import Replay, decode_replay
 from streams.rehearsal import changelog
 from streams.restated import restated
-from tests.streams.streams_world import PARTITIONS, StreamsWorld
+from tests.streams.joined_world import JoinedWorld
+from tests.streams.streams_world import PARTITIONS, StreamsWorld, a_party, an_account
 from tests.streams.test_fold import RULES, a_change, folded, record_of
-from tests.streams.test_streams_join import JoinedWorld
-from tests.streams.test_streams_path import a_party, an_account
 
 # --- what stands, told again ------------------------------------------------------------------------------------------------------
 
@@ -63,20 +60,6 @@ def test_what_is_no_replay_is_refused(data: bytes | None) -> None:
 
 
 # --- on a real broker -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def world(kafka: str, database: str, database_2: str, tmp_path: Path) -> Iterator[StreamsWorld]:
-    made = StreamsWorld(kafka, database, database_2, tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def joined(kafka: str, database: str, database_2: str, tmp_path: Path) -> Iterator[JoinedWorld]:
-    made = JoinedWorld(kafka, database, database_2, tmp_path)
-    yield made
-    made.close()
 
 
 def ask(world: StreamsWorld, offset: int = 0, topic: str | None = None) -> None:

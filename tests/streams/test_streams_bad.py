@@ -3,8 +3,6 @@ sent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import orjson
@@ -18,17 +16,9 @@ from schemas.conflicts import Rule
 from schemas.dead import Where
 from schemas.serde import wire_header
 from streams.transport import DeliveryFailed
-from tests.streams.streams_world import PATIENCE, StreamsWorld
-from tests.streams.test_streams_path import an_account
+from tests.streams.streams_world import PATIENCE, StreamsWorld, an_account
 
 GARBAGE = [b"", b"\x00", b"garbage", b"{}", b"[]", b"null", b"\xff\xfe", orjson.dumps({"op": "claim"}), wire_header(77) + b"no such schema"]
-
-
-@pytest.fixture
-def world(kafka: str, database: str, database_2: str, tmp_path: Path) -> Iterator[StreamsWorld]:
-    made = StreamsWorld(kafka, database, database_2, tmp_path)
-    yield made
-    made.close()
 
 
 def dead_so_far(system: str, entity: str = "") -> float:

@@ -2,29 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from schemas import topics
 from schemas.conflicts import Rule
-from tests.streams.streams_world import StreamsWorld
-
-
-@pytest.fixture
-def world(kafka: str, database: str, database_2: str, tmp_path: Path) -> Iterator[StreamsWorld]:
-    made = StreamsWorld(kafka, database, database_2, tmp_path)
-    yield made
-    made.close()
-
-
-def an_account(id: int, vat: str | None = "de1", name: str = "Acme", credit: str | None = "10.00", org: int = 42) -> dict[str, object]:
-    return {"id": id, "vat": vat, "name": name, "credit": credit, "org": org}
-
-
-def a_party(id: int, tax_id: str | None = "DE1", name: str = "Acme", limit: str | None = "10", number: str = "P1") -> dict[str, object]:
-    return {"id": id, "tax_id": tax_id, "legal_name": name, "credit_limit": limit, "number": number}
+from tests.streams.streams_world import StreamsWorld, a_party, an_account
 
 
 async def test_a_new_account_claims_its_vat_number_and_becomes_a_golden_record(world: StreamsWorld) -> None:

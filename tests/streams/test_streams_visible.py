@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -17,18 +16,10 @@ from schemas.dead import Where
 from schemas.lsn import Position
 from streams import crosswalk
 from streams.crosswalk import is_visible
-from tests.streams.streams_world import StreamsWorld
-from tests.streams.test_streams_path import a_party, an_account
+from tests.streams.streams_world import StreamsWorld, a_party, an_account
 
 _LOOKING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE %s"
 _REGISTER = "INSERT INTO concord.key (entity, system, key, link) VALUES (%s, %s, %s, %s)"
-
-
-@pytest.fixture
-def world(kafka: str, database: str, database_2: str, tmp_path: Path) -> Iterator[StreamsWorld]:
-    made = StreamsWorld(kafka, database, database_2, tmp_path)
-    yield made
-    made.close()
 
 
 @asynccontextmanager
