@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
-from tests.parity.world import CAPTURED
+from tests.source.captured import captured_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,5 +80,5 @@ def occasions() -> list[Occasion]:
 
 
 def _captured(name: str, file: str) -> Occasion:
-    sql = json.loads((CAPTURED / file).read_text())["sql"]
+    sql = captured_file(file)["sql"]
     return Occasion(name, (sql,) if isinstance(sql, str) else tuple(sql))

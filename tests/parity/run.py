@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,15 +13,15 @@ from psycopg import sql
 from tests.parity.events import Compared, Decoder, Event, compare, events
 from tests.parity.occasions import TABLES, occasions
 from tests.parity.types import ColumnReport, described, printed, read_back, represented
-from tests.parity.world import CAPTURED, OURS, PLAIN, TOLD, USUAL, World, a_world, statements
+from tests.parity.world import OURS, PLAIN, TOLD, USUAL, World, a_world
 from tests.services import with_database
+from tests.source.captured import CAPTURED, missing_columns, statements, types_rows, types_tables
 
 HERE = Path(__file__).parent
 KEYLESS = ("f_nopk", "f_nopkfull")
 FEATURES = ("f_default", "f_full", "f_toast", "f_toastfull", "f_idx", "f_trunc", "f_schema", "f_part")
 OWN = ("p_defaults", "P Odd-Names", "p_compound")
 TYPES = ("types_all", "types_more")
-EXTENSIONS = {"c_hstore": "hstore", "c_citext": "citext", "c_ltree": "ltree"}
 
 
 @dataclass(slots=True)
@@ -61,60 +60,17 @@ def run(server: str, kafka: str, folder: Path, home: Path, say: Callable[[str], 
 def _prepare(dsn: str) -> dict[str, str]:
     """Tables and the rows that are there before anybody looks."""
     world = World(dsn, "", (), ())
-    missing = _missing(dsn)
-    for statement in statements((CAPTURED / "01_types.sql").read_text()):
-        extension = re.search(r"CREATE EXTENSION IF NOT EXISTS (\w+)", statement)
-        if extension is None or not any(EXTENSIONS.get(column) == extension[1] for column in missing):
-            world.run(_without(statement, missing))
+    missing = missing_columns(dsn)
+    world.run(*types_tables(missing))
     world.run(*statements((HERE / "types.sql").read_text()))
     world.run(*statements((CAPTURED / "10_feature_tables.sql").read_text()), *statements(TABLES))
     _rows(world, 1, missing)
     return missing
 
 
-def _missing(dsn: str) -> dict[str, str]:
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        there = {name for (name,) in conn.execute("SELECT name FROM pg_available_extensions")}
-        missing = {column: f"extension {name} is not installed" for column, name in EXTENSIONS.items() if name not in there}
-        try:
-            conn.execute("SELECT '<a/>'::xml")
-        except psycopg.errors.FeatureNotSupported:
-            missing["c_xml"] = "this server was built without libxml"
-    return missing
-
-
-def _without(statement: str, columns: dict[str, str]) -> str:
-    for column in columns:
-        statement = re.sub(rf"\s{column} \w+,", "", statement)
-    return statement
-
-
 def _rows(world: World, first: int, missing: dict[str, str]) -> None:
-    for file in ("02_types_rows.sql", "03_types_edges.sql"):
-        for statement in statements((CAPTURED / file).read_text(), id=first, b=first - 1):
-            world.run(without_values(statement, missing) if missing else statement)
+    world.run(*types_rows(first, first - 1, missing))
     world.run(*statements((HERE / "rows.sql").read_text(), id=first))
-
-
-def without_values(statement: str, gone: dict[str, str]) -> str:
-    """An INSERT without some of its columns and their values."""
-    match = re.match(r"(INSERT INTO types_all \()([^)]*)\)\s*(SELECT|VALUES)\s*(.*)", statement, re.S)
-    assert match is not None, statement
-    head, names, keyword, body = match.groups()
-    if keyword == "VALUES":
-        body = body.strip().rstrip(";")[1:-1]
-    values, depth, quoted, start = [], 0, False, 0
-    for at, char in enumerate(body):
-        if char == "'":
-            quoted = not quoted
-        elif not quoted:
-            depth += (char in "([") - (char in ")]")
-            if char == "," and depth == 0:
-                values.append(body[start:at])
-                start = at + 1
-    values.append(body[start:])
-    kept = [(name, value) for name, value in zip(names.split(","), values, strict=True) if name not in gone]
-    return f"{head}{','.join(name for name, _ in kept)}) SELECT {','.join(value for _, value in kept)}"
 
 
 def _happens(world: World, sql_: tuple[str, ...]) -> None:

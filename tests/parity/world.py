@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +40,6 @@ OURS, USUAL, TOLD, PLAIN = "ours", "usual", "told", "plain"
 READERS = (OURS, USUAL, TOLD, PLAIN)
 PUBLICATION = "parity"
 PATIENCE = 180.0
-CAPTURED = Path(__file__).resolve().parents[1] / "source" / "debezium"
 USUAL_VALUES = ("decimal.handling.mode", "interval.handling.mode", "hstore.handling.mode")  # settings that `usual` leaves out
 
 
@@ -235,11 +233,3 @@ def _debezium(world: World, folder: Path, home: Path, say: Callable[[str], None]
 
 
 # ── what is done to the database ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def statements(text: str, **values: object) -> list[str]:
-    """A file of SQL, one statement each, without comments; `:name` and `:name+2` are filled in."""
-    text = re.sub(r"--.*", "", text)
-    for name, value in values.items():
-        text = re.sub(rf"(?<!:):{name}\b", str(value), text)
-    return [part.strip() for part in re.split(r";[ \t]*\n|;\s*(?=CREATE|DROP|INSERT|ALTER)", text) if part.strip().rstrip(";")]

@@ -38,6 +38,7 @@ CUSTOMER = ("code", "name", "limit", "city")  # code is what rows are matched on
 ORDER = ("customer", "note")
 OUTPUTS_FIRST = "outputs-first"
 
+ALONE = tuple((feature,) for feature in ("generated", "soft", "ignore", "scope", "refs", "toast", "lossy", "early"))
 # what a run may have besides plain rows; late: intake maps the field `city` from some moment on, and then every row is read again
 FEATURES = ("codes", "generated", "soft", "ignore", "scope", "refs", "toast", "lossy", "rekey", "born", "calm", "early", "late")
 # what may be taken away

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.protocol.protocol_simulator import RULES, World
+from tests.protocol.protocol_simulator import ALONE, RULES, World
 
 # What taking these away does is not seen in this simulation: it takes rarer accidents than it has (the model that the design came with
 # says so too).
@@ -24,18 +24,11 @@ def test_i7_random_histories_end_well(first: int) -> None:
 @pytest.mark.parametrize(
     "features",
     [
-        ("generated",),
-        ("soft",),
-        ("ignore",),
-        ("scope",),
-        ("refs",),
-        ("toast",),
-        ("lossy",),
+        *ALONE,
         ("born",),
         ("codes", "calm"),
         ("codes",),
         ("codes", "scope"),
-        ("early",),
         ("early", "refs", "generated"),
         ("late",),
         ("late", "generated", "soft", "lossy"),

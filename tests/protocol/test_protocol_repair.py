@@ -6,20 +6,10 @@ from collections import Counter
 
 import pytest
 
+from tests.protocol.protocol_simulator import ALONE
 from tests.protocol.repair_simulator import RepairWorld
 
-FEATURES = [
-    (),
-    ("generated",),
-    ("soft",),
-    ("ignore",),
-    ("scope",),
-    ("refs",),
-    ("toast",),
-    ("lossy",),
-    ("early",),
-    ("soft", "lossy", "toast"),
-]
+FEATURES = [(), *ALONE, ("soft", "lossy", "toast")]
 
 
 @pytest.mark.parametrize("features", FEATURES, ids=" ".join)

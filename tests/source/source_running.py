@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import fastavro
@@ -26,7 +25,6 @@ from schemas.registry import MemoryRegistry
 from schemas.serde import Codec, schema_id_of
 from tests.services import SECRET, our_login
 
-CAPTURED = Path(__file__).parent / "debezium"
 DEADLINE = 60.0
 
 
@@ -41,11 +39,6 @@ def wait_for(effect: Callable[[], Any], what: str, seconds: float = DEADLINE) ->
         if time.monotonic() > until:
             raise AssertionError(f"in {seconds} s it did not come about: {what}")
         pause.wait(0.02)
-
-
-def captured_file(name: str) -> Any:
-    """One of the files with events captured from Debezium."""
-    return json.loads((CAPTURED / name).read_text())
 
 
 @dataclass

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import psycopg
 import pytest
 
 from schemas.envelope import position_of
-from tests.source.source_running import CAPTURED, Record, Running, a_source, captured_file, run_sql, wait_for
+from tests.source.captured import CAPTURED, captured_file, statements
+from tests.source.source_running import Record, Running, a_source, run_sql, wait_for
 
 TABLES = ["f_default", "f_full", "f_nopk", "f_nopkfull", "f_toast", "f_toastfull", "f_idx", "f_trunc", "f_schema", "f_inc", "f_part"]
 
 
 def feature_tables() -> list[str]:
-    text = re.sub(r"--.*", "", (CAPTURED / "10_feature_tables.sql").read_text())
-    return [part.strip() for part in text.split(";") if part.strip()]
+    return statements((CAPTURED / "10_feature_tables.sql").read_text())
 
 
 def told(value: Any, system: str) -> Any:

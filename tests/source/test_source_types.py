@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
 from typing import Any
 
-import psycopg
 import pytest
 
-from tests.source.source_running import CAPTURED, Record, a_source, captured_file, run_sql
+from tests.source.captured import captured_file, missing_columns, types_rows, types_tables
+from tests.source.source_running import Record, a_source, run_sql
 
 # On purpose: what Debezium loses or contradicts itself in. Column → why
 DIFFERENT = {
@@ -18,70 +17,16 @@ DIFFERENT = {
     "c_gen": "generated columns are not in the log; Debezium has them in its snapshot only",
     "c_name": "null in Debezium's stream",
 }
-EXTENSIONS = {"c_hstore": "hstore", "c_citext": "citext", "c_ltree": "ltree"}
-
-
-def statements(name: str, id_: int, base: int) -> list[str]:
-    text = re.sub(r"--.*", "", (CAPTURED / name).read_text())
-    text = re.sub(r"(?<!:):id\b", str(id_), re.sub(r"(?<!:):b\b", str(base), text))
-    parts = re.split(r";\s*\n|;\s*(?=CREATE|DROP|INSERT|ALTER)", text)
-    return [part for part in (part.strip().rstrip(";") for part in parts) if part]
-
-
-def lacking(dsn: str) -> set[str]:
-    """Columns whose extension this server does not have."""
-    with psycopg.connect(dsn) as conn:
-        there = {name for (name,) in conn.execute("SELECT name FROM pg_available_extensions")}
-        gone = {column for column, extension in EXTENSIONS.items() if extension not in there}
-        try:
-            conn.execute("SELECT '<a/>'::xml")
-        except psycopg.errors.FeatureNotSupported:  # a server without libxml
-            gone.add("c_xml")
-        return gone
-
-
-def without(text: str, columns: set[str]) -> str:
-    """The type tables' SQL without these columns (each on this list has an extension's type and a value with a quoted literal)."""
-    for column in columns:
-        text = re.sub(rf"\s{column} \w+,", "", text)
-    return text
 
 
 def prepare(dsn: str) -> set[str]:
-    gone = lacking(dsn)
-    for statement in statements("01_types.sql", 0, 0):
-        if not (statement.startswith("CREATE EXTENSION") and any(EXTENSIONS.get(column, "-") in statement for column in gone)):
-            run_sql(dsn, without(statement, gone))
+    gone = set(missing_columns(dsn))
+    run_sql(dsn, *types_tables(gone))
     return gone
 
 
 def rows(dsn: str, id_: int, base: int, gone: set[str]) -> None:
-    for name in ("02_types_rows.sql", "03_types_edges.sql"):
-        for statement in statements(name, id_, base):
-            if gone and statement.startswith("INSERT"):
-                statement = drop_values(statement, gone)
-            run_sql(dsn, statement)
-
-
-def drop_values(statement: str, gone: set[str]) -> str:
-    """An INSERT without some of its columns and their values."""
-    head, names, rest = re.match(r"(INSERT INTO types_all \()([^)]*)\)(.*)", statement, re.S).groups()  # type: ignore[union-attr]
-    columns = names.split(",")
-    keyword, body = re.match(r"\s*(SELECT|VALUES)\s*(.*)", rest, re.S).groups()  # type: ignore[union-attr]
-    if keyword == "VALUES":
-        body = body.strip()[1:-1]
-    values, depth, quoted, start = [], 0, False, 0
-    for at, char in enumerate(body):
-        if char == "'":
-            quoted = not quoted
-        elif not quoted:
-            depth += (char in "([") - (char in ")]")
-            if char == "," and depth == 0:
-                values.append(body[start:at])
-                start = at + 1
-    values.append(body[start:])
-    kept = [(name, value) for name, value in zip(columns, values, strict=True) if name not in gone]
-    return f"{head}{','.join(n for n, _ in kept)}) SELECT {','.join(v for _, v in kept)}"
+    run_sql(dsn, *types_rows(id_, base, gone))
 
 
 def check_rows(records: list[Record], gone: set[str]) -> None:
