@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
-from confluent_kafka.admin._listoffsets import OffsetSpec  # confluent_kafka.admin has these two, but does not say so to type checkers
+from confluent_kafka.admin._listoffsets import OffsetSpec  # confluent_kafka.admin has these three, but does not say so to type checkers
+from confluent_kafka.admin._metadata import ClusterMetadata
 from confluent_kafka.cimpl import NewTopic
 
 from schemas.config import Kafka
@@ -31,6 +32,7 @@ _library = logging.getLogger("kafka.client")  # librdkafka's own lines
 
 ANSWER_SECONDS = 10.0
 SEND_BYTES = 64 << 20  # a captured row may be as large (connectors.source.delivery)
+LOOK_SECONDS = 1.0  # after so long without an answer it is looked whether there was a refusal
 LEADER_SECONDS = 3.0  # a partition that was just created, or is moving, has a leader again by then
 
 _NOT_NOW = {
@@ -115,7 +117,7 @@ class Cluster:
         """Topic → number of partitions, of those that exist."""
         wanted = set(topics)
         with self._asking(f"listing topics at {self._kafka.bootstrap}"):
-            found = self._admin.list_topics(timeout=ANSWER_SECONDS).topics
+            found = self._metadata().topics
             there = {name: told for name, told in found.items() if name in wanted}
             for told in there.values():
                 if told.error is not None:
@@ -187,7 +189,19 @@ class Cluster:
 
     def brokers(self) -> int:
         with self._asking(f"asking Kafka at {self._kafka.bootstrap}"):
-            return len(self._admin.list_topics(timeout=ANSWER_SECONDS).brokers)
+            return len(self._metadata().brokers)
+
+    def _metadata(self) -> ClusterMetadata:
+        """At once when TLS or the login was refused and nobody else answers: that does not pass by itself."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while True:
+            asked = time.monotonic()
+            try:
+                return self._admin.list_topics(timeout=LOOK_SECONDS)
+            except KafkaException:
+                self._admin.poll(0)  # what was heard meanwhile
+                if self._refusal or time.monotonic() - asked < LOOK_SECONDS or time.monotonic() > deadline:
+                    raise
 
     def check(self, topics: Sequence[Topic]) -> list[Topic]:
         """Those that are not there.
