@@ -28,6 +28,9 @@ class Pipeline(Contestant, Protocol):
 
     two_way: bool  # and that of `crm` like that of `erp`
 
+    def hurry(self) -> None:
+        """Bursts come next: what it does only so that its latency can be read may go."""
+
     def settle(self) -> None:
         """Returns when nothing is in flight: echoes of what has arrived are work too, and must not fall into the next measurement."""
 

@@ -96,6 +96,9 @@ class Concord:
 
         until(work, "the streams do not get to work", SETTLE_SECONDS, every=0.02)
 
+    def hurry(self) -> None:
+        pass
+
     def settle(self) -> None:
         assert self._up is not None
         self._up.settle(SETTLE_SECONDS)

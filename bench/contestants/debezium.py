@@ -197,6 +197,9 @@ class DebeziumJdbc(_Connect):
     def __init__(self, name: str = "Debezium + JDBC sink") -> None:
         super().__init__(name)
 
+    def hurry(self) -> None:
+        pass
+
     def settle(self) -> None:
         pass  # what has arrived is done
 
