@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -37,11 +35,6 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[AsyncIterator[Chunk]], Awaitable[None]]
 
-RESTS = 2.0  # a lane rests so many times as long as the chunk before was held up, so that the next one is larger the busier all is …
-LONGEST_REST = 0.02  # … but never longer: seconds
-USUAL = 1.02  # how fast the shortest time that a chunk took is forgotten, per chunk
-ENOUGH = 100  # records that wait: the next chunk is large already, and a lane that has so much to do does not rest
-
 #: What may go through when tried again, however often it takes: never a reason to call a record poison.
 OUT_OF_REACH = (Retriable, ConnectionError, TimeoutError)
 
@@ -58,8 +51,6 @@ class Lane:
         self.chunk: Chunk | None = None  # in hand
         self._waiting: deque[Chunk] = deque()
         self._filled = asyncio.Event()
-        self._began = self._rests_until = 0.0  # by the monotonic clock
-        self._usual = math.inf  # seconds that a chunk takes when nothing holds it up
         self._task = self._start()
 
     @property
@@ -79,31 +70,16 @@ class Lane:
         if self.chunk is not None:
             await self._settle(self.chunk)
             self._put_down()
-            now = time.monotonic()
-            took = now - self._began
-            self._usual = min(took, USUAL * self._usual)
-            self._rests_until = now + min(LONGEST_REST, RESTS * (took - self._usual))
         while True:
             while self._waiting:
-                if not self._waiting[0].stale and (rest := self._rest()) > 0:
-                    await asyncio.sleep(rest)
-                    continue
                 chunk = self._waiting.popleft()
                 if not chunk.stale:
-                    self._began = time.monotonic()
                     self.consumer.begin(chunk)
                     self.chunk = chunk
                     current_chunk.set(chunk)
                     return chunk
             self._filled.clear()
             await self._filled.wait()
-
-    def _rest(self) -> float:
-        """Seconds until the next chunk is begun. Every chunk costs requests, whatever its size: when machine or broker are busy it is
-        cheaper, and so in the end faster, to wait a little for what comes after it. The first one after a pause never waits."""
-        if sum(map(len, self._waiting)) >= ENOUGH:
-            return 0.0
-        return self._rests_until - time.monotonic()
 
     def _put_down(self) -> None:
         self.chunk = None
