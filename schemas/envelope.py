@@ -173,9 +173,10 @@ def column_texts(headers: Iterable[tuple[str, bytes | None]] | None) -> ColumnTe
     return NO_TEXTS
 
 
-def ours_of(headers: Iterable[tuple[str, bytes | None]] | None) -> Mapping[str, Mapping[str, Any]]:
+def ours_of(headers: Iterable[tuple[str, bytes | None]] | None) -> Mapping[str, Mapping[str, Any]] | None:
     """The header `concord.ours` of a record: entity → field → [the value that our sink wrote last in this row, the hlc of what it applied],
-    in the very state that the row was read in. {} without one. Raises NotAnEvent when it cannot be read."""
+    in the very state that the row was read in. Every row that is read after a lost slot has one; None without. Raises NotAnEvent when it
+    cannot be read."""
     for name, value in headers or ():
         if name == OURS_HEADER:
             try:
@@ -185,4 +186,4 @@ def ours_of(headers: Iterable[tuple[str, bytes | None]] | None) -> Mapping[str, 
                 return cast("Mapping[str, Mapping[str, Any]]", told)
             except (ValueError, AttributeError, TypeError) as error:
                 raise NotAnEvent(f"header {OURS_HEADER} {value!r}: {error}") from error
-    return {}
+    return None

@@ -16,7 +16,8 @@ is what its document says of the part. States (JSON):
     node      {"at": position of its row, "row": columns | null, "slots": {part: slot}, …}
               a child's:  "to": the key of the node that holds its document, "from": where its row's event was read
                           "kept": instead of the row, of a child that nothing hangs at: texts that an event may leave out
-              the root's: "in": whether its last entity row counted, "birth": [look, cause, was] until its first is told
+              the root's: "in": whether its last entity row counted, "birth": [look, cause, was] until its first is told, "ours": [position,
+              what our sink had written] where it was read after a lost slot
     slot      {"shown": {"v", "row", "below"}, "wait": [look, cause]}
               child:      "first": the chosen member, "sum": of all members' positions, "gone": members that left, "past": see `_is_past`
               parent:     "to": the key it points at, "since": position at which it does, "v": version of the document, "pending", "next"
@@ -36,6 +37,7 @@ The rules, named where they are kept; the first five are those of DESIGN §4.2:
              itself a message, and what was on its way meanwhile comes first. So a form that deletes and inserts a child, or a root that
              comes with its parts in one transaction, or a cascade, tells nothing that was never true. Aggregates are drawn together then
   shown      while a new parent's answer is on its way, the old one is shown
+  found      after a lost slot the root's row brings what our sink had written to it and to its parts, so a part's row waits for it
 """
 
 from __future__ import annotations
@@ -74,6 +76,10 @@ class Cause(NamedTuple):
     ts_us: int
     origin_hlc: int | None
     xid: int | None
+    found: bool = False  # read after a lost slot: its root's row and those of all its parts are read there, at one position
+
+    def wire(self) -> list[Any]:
+        return [*self] if self.found else [*self[:6]]
 
     def same_transaction(self, other: Cause) -> bool:
         """Two rows of a snapshot count as read at once."""
@@ -95,6 +101,7 @@ class EntityRow:
     positions: Mapping[str, str] = field(default_factory=dict)  # of each part
     was: str | None = None  # the key that the row had until now
     moved_on: bool = False  # the row lives on under another key
+    ours: Mapping[str, Any] = field(default_factory=dict)  # see `schemas.change.Change.ours`
 
 
 @dataclass(slots=True)
@@ -124,12 +131,23 @@ def group_name(node: str, part: str) -> str:
     return f"{node}\0{part}"
 
 
-def row_message(cause: Cause, row: Columns | None, partition: int, offset: int, was: str | None = None, moved_on: bool = False) -> Message:
-    """A captured row, as its table's agent sends it to a node. `was`: the root's key until now. `moved_on`: it has another from now on."""
+def row_message(
+    cause: Cause,
+    row: Columns | None,
+    partition: int,
+    offset: int,
+    was: str | None = None,
+    moved_on: bool = False,
+    ours: Mapping[str, Any] | None = None,
+) -> Message:
+    """A captured row, as its table's agent sends it to a node. `was`: the root's key until now. `moved_on`: it has another from now on.
+    `ours`: of a root found after a lost slot, what our sink wrote last to it and to its parts."""
     more: Message = {} if was is None else {"was": was}
     if moved_on:
         more["moved"] = True
-    return {"kind": "row", "cause": [*cause], "row": row, "from": [partition, offset], **more}
+    if ours:
+        more["ours"] = ours
+    return {"kind": "row", "cause": cause.wire(), "row": row, "from": [partition, offset], **more}
 
 
 class Tree:
@@ -309,7 +327,10 @@ class _AtNode:
         match message["kind"]:
             case "row":
                 row = message["row"]
-                self.on_row(Cause(*message["cause"]), row, message["from"], message.get("was"), message.get("moved", False))
+                cause = Cause(*message["cause"])
+                if self.own is None and "ours" in message and cause.at >= self.node["at"]:
+                    self.node["ours"] = [cause.at, message["ours"]]
+                self.on_row(cause, row, message["from"], message.get("was"), message.get("moved", False))
             case "child":
                 self.on_child(Cause(*message["cause"]), message)
             case "document":
@@ -396,7 +417,7 @@ class _AtNode:
         row, below = content or (None, {})
         message: Message = {
             "kind": "child",
-            "cause": [*cause],
+            "cause": cause.wire(),
             "part": self.part,
             "key": self.key,
             "v": version,
@@ -430,7 +451,7 @@ class _AtNode:
     def _document(self, cause: Cause) -> Message:
         row, below = self.tree.content(self.part, self.node)
         version = self.tree.version(self.part, self.node)
-        return {"kind": "document", "cause": [*cause], "part": self.part, "key": self.key, "v": version, "row": row, "below": below}
+        return {"kind": "document", "cause": cause.wire(), "part": self.part, "key": self.key, "v": version, "row": row, "below": below}
 
     def _root_row(self, cause: Cause, row: Columns | None, again: bool, was: str | None, moved_on: bool) -> None:
         node = self.node
@@ -442,7 +463,7 @@ class _AtNode:
             node.pop("birth", None)
             self._emit(cause, moved_on=moved_on)
         elif born:
-            node["birth"] = [0, [*cause], was]
+            node["birth"] = [0, cause.wire(), was]
             if not self._release():
                 node["birth"][0] = self._look()
         elif "birth" not in node:
@@ -477,7 +498,7 @@ class _AtNode:
                 self._ask("subscribe", part, to, cause, slot["since"])
 
     def _ask(self, kind: str, part: Part, key: str, cause: Cause, since: str | None = None) -> None:
-        message = {"kind": kind, "cause": [*cause], "node": self.name, "since": since}
+        message = {"kind": kind, "cause": cause.wire(), "node": self.name, "since": since}
         self.done.sends.append(((node_name(part.name, key),), message))
 
     # what others tell -------------------------------------------------------------------------------------------------------------------
@@ -550,7 +571,7 @@ class _AtNode:
             self.done.puts[entry] = None
             slot["gone"] = _with_gone(slot, {**gone, member: [at, *message["via"]]})
         if part.aggregates:
-            slot["wait"] = [slot["wait"][0] if "wait" in slot else self._look(), [*cause]]
+            slot["wait"] = [slot["wait"][0] if "wait" in slot else self._look(), cause.wire()]
         else:
             chosen = self._first(part, slot.get("first"), members, member, document)
             slot["first"] = chosen
@@ -630,7 +651,7 @@ class _AtNode:
         """Whether the slot shows something else now."""
         shown = slot.get("shown")
         if content["row"] is None and shown is not None and shown["row"] is not None:
-            slot["wait"], slot["next"] = [slot["wait"][0] if "wait" in slot else self._look(), [*cause]], content
+            slot["wait"], slot["next"] = [slot["wait"][0] if "wait" in slot else self._look(), cause.wire()], content
             return False
         slot["shown"] = content
         slot.pop("wait", None)
@@ -647,7 +668,9 @@ class _AtNode:
         if not changed or row is None or (self.own is not None and not self.own.in_scope(row)):
             self.done.end = self.done.end or State.UNCHANGED
         elif self.own is None:
-            if "birth" not in self.node:
+            if cause.found and self.node["at"] < cause.at:
+                self.done.end = State.UNCHANGED  # found
+            elif "birth" not in self.node:
                 self._emit(cause)
         elif self.own.kind == "parent":
             self._publish(cause)
@@ -685,6 +708,7 @@ class _AtNode:
 
     def _emit(self, cause: Cause, was: str | None = None, moved_on: bool = False) -> None:
         node, tree = self.node, self.tree
+        found_at, ours = node.get("ours", ("", {}))
         row, below = tree.content(ROOT, node)
         version = tree.version(ROOT, node)
         positions = tree.positions(version)
@@ -706,6 +730,7 @@ class _AtNode:
                 positions=positions,
                 was=was,
                 moved_on=moved_on,
+                ours=ours if cause.found and cause.at == found_at and flat is not None else {},
             )
         )
 

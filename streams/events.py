@@ -50,7 +50,7 @@ class Seen(NamedTuple):
     moved_on: bool  # the first event of a key change: the row lives on under another key
     columns: frozenset[str]  # that the table had when the event was captured
     doubts: Mapping[str, str]  # columns whose value cannot be trusted → why
-    ours: Mapping[str, Mapping[str, Any]] = {}  # see `schemas.envelope.ours_of`
+    ours: Mapping[str, Mapping[str, Any]] | None = None  # see `schemas.envelope.ours_of`
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Events:
             moved_on=headers.get(NEW_KEY) is not None,
             columns=rows.names,
             doubts={**rows.doubts, **faults} if faults else rows.doubts,
-            ours=ours_of(record.headers) if record.headers else {},
+            ours=ours_of(record.headers) if record.headers else None,
         )
         return self._from_debezium(seen, rows) if envelope.source.by_debezium else seen
 

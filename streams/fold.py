@@ -147,11 +147,18 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
         seen = _with_seen(seen, at, change.origin_hlc)
 
     told = replica.get("told", _NO_PARTS)
+    found: dict[str, Sequence[Sequence[Any]]] = {}  # `seen` of the other parts that were found after a lost slot
     edited = [name for name, value in fresh.items() if name not in old or old[name] != value]  # diff
     if change.ours:
-        read = _seen_before(seen, at, True)
-        edited = [name for name, value in fresh.items() if _is_found_edited(change, name, value, old, read, rules)]  # found
-        seen = _with_seen(seen, at, max(hlc for _, hlc in change.ours.values()))
+        seen_of = {"": replica["seen"], **replica.get("parts", _NO_PARTS)}
+        read = {
+            where: max(_seen_before(seen_of.get(each, ()), at, True) for each in where.split("+"))
+            for where in {of_part.get(name, "") for name in fresh}
+        }
+        edited = [name for name, value in fresh.items() if _is_found_edited(change, name, value, old, read[of_part.get(name, "")], rules)]
+        applied = max(hlc for _, hlc in change.ours.values())  # found
+        seen = _with_seen(seen, at, applied)
+        found = {each: _with_seen(seen_of.get(each, ()), at, applied) for where in read for each in where.split("+") if each != part}
     edited += _emptied(change, fresh, held, told)
     gone = change.values is None
     echo = change.origin_hlc is not None
@@ -217,6 +224,11 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
         after["seen"] = _seen_since(seen, new_rows)
     elif seen:
         after["parts"] = {**replica.get("parts", _NO_PARTS), part: seen[-KEPT_SEEN:]}
+    for each, seen in found.items():
+        if each:
+            after["parts"] = {**after.get("parts", _NO_PARTS), each: seen[-KEPT_SEEN:]}
+        else:
+            after["seen"] = _seen_since(seen, new_rows)
     if told is not _NO_PARTS:
         after["told"] = told
     replicas = {**before["replicas"], system: after}

@@ -67,7 +67,7 @@ def row_change(seen: Seen, binding: Binding, entity: Entity) -> RowChange:
         match_known=values is None or all(name in values for name in entity.match_on),
         was=was if was != key else None,
         xid=source.tx_id,
-        ours=seen.ours.get(binding.entity, {}),
+        ours=(seen.ours or {}).get(binding.entity, {}),
         outside=None if after is None or counts else partial(_held_outside, binding, after),
     )
 
@@ -123,10 +123,11 @@ class Feed:
         if part is not None and op is Op.CREATE and row is not None and part.kind == "child" and not part.in_scope(row):
             return None  # a new row that does not count; had it been there before, its delete has been read
         name = ROOT if part is None else part.name
-        cause = Cause(name, op.value, seen.position, source.ts_us, _origin_hlc(seen), source.tx_id)
+        cause = Cause(name, op.value, seen.position, source.ts_us, _origin_hlc(seen), source.tx_id, seen.ours is not None)
         was = _was(seen, binding) if part is None else None
         moved_on = part is None and seen.moved_on and op is Op.DELETE
-        message = row_message(cause, row, seen.record.partition, seen.record.offset, was if was != key else None, moved_on)
+        ours = (seen.ours or {}).get(binding.entity) if part is None else None
+        message = row_message(cause, row, seen.record.partition, seen.record.offset, was if was != key else None, moved_on, ours)
         return Output(topics.join(binding.system, binding.entity), node_name(name, key).encode(), orjson.dumps(message))
 
 

@@ -121,4 +121,5 @@ def row_change(told: EntityRow, binding: Binding, entity: Entity, fields: dict[s
         at=cause.at,
         part=cause.part,
         told=told.version,
+        ours=told.ours,
     )

@@ -407,14 +407,14 @@ class Snapshotter:
                 return
 
     def _ours(self, progress: Progress, keys: Sequence[str]) -> dict[int, bytes]:
-        """What our sink had written in these rows, as this state of the database has it."""
+        """What our sink had written in these rows, as this state of the database has it: of each, so that all are known to be read."""
         found: dict[str, dict[str, Any]] = {}
         for entity, _ in self.linked(progress.schema, progress.table) if keys else ():
             for key, wrote, applied in self.conn.execute(_WROTE, (list(keys), entity, self.system)):
                 versions = orjson.loads(applied)
                 if ours := {name: (value, versions[name][0]) for name, value in orjson.loads(wrote).items() if name in versions}:
                     found.setdefault(key, {})[entity] = ours
-        return {number: orjson.dumps(found[key]) for number, key in enumerate(keys) if key in found}
+        return {number: orjson.dumps(found.get(key, {})) for number, key in enumerate(keys)}
 
     def _open_transactions(self) -> frozenset[int]:
         row = self.conn.execute("SELECT array(SELECT x::text::int8 FROM pg_snapshot_xip(pg_current_snapshot()) x)").fetchone()

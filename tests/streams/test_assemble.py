@@ -231,6 +231,37 @@ def test_a_child_that_is_gone_is_told_after_the_second_look() -> None:
     assert (streets([told]), told.op, told.cause.op) == ([None], Op.UPDATE, "d")
 
 
+OURS = {"street": ["Side 2", 7]}
+
+
+def a_found(part: str, row: Columns, ours: Any = None) -> tuple[str, Any]:
+    """A row read after a lost slot, to its node."""
+    cause = Cause(part, "r", f"{1000:016X}{1000:016X}", 9, None, None, found=True)
+    return node_name(part, str(row["id"])), row_message(cause, row, 0, 99, ours=ours)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_our_sink_had_written_before_a_slot_was_lost_comes_with_the_root_and_what_is_found_of_its_parts(order: int) -> None:
+    join = Running()
+    join.commit(a_party(), an_address())
+    found = [a_found(ROOT, {**a_party()[2], "name": "Acne"}, OURS), a_found("address", {**an_address()[2], "street": "Far 3"})]
+    for name, message in found[::order]:
+        join.send(name, message)
+        join.settle()
+    told = join.told[1:]
+    assert [(row.cause.part, row.ours) for row in told] == ([(ROOT, OURS), ("address", OURS)] if order == 1 else [(ROOT, OURS)])
+    assert streets(told) == ["Main 1", "Far 3"][-len(told) :]
+    join.transaction = 1000
+    [later] = join.commit(an_address("u", street="Side 4"))
+    assert (streets([later]), later.ours) == (["Side 4"], {})
+
+
+def test_a_part_that_is_read_again_by_itself_waits_for_nothing() -> None:
+    join = Running()
+    join.commit(a_party(), an_address())
+    assert streets(join.commit(an_address("r", street="Far 3"))) == ["Far 3"]
+
+
 def test_another_becomes_the_first() -> None:
     join = Running()
     join.commit(a_party(), an_address(), an_address(id="8", street="Side 2", sequence="2"))

@@ -629,6 +629,55 @@ def test_i7_a_root_and_its_parts_in_any_order_end_in_the_same_record(
         assert one.state["fields"][name][:7] == other.state["fields"][name][:7]
 
 
+def test_our_own_write_to_a_part_that_nobody_has_read_is_found_and_is_no_edit() -> None:
+    """The CRM moves to Bonn, the sink writes it to the ERP, unread; the CRM moves to Köln. The ERP's row is told by its root, or by the
+    root and then by the part."""
+    known = (
+        a_change(op="c", ts=1000, name="a", city="Ulm"),
+        an_entity_row(1, op="c", ts=1001, origin=1000, name="a", city="Ulm", sums=1),
+        an_entity_row(2, "address", ts=9000, root=1, sums=2, name="a", city="Ulm "),  # an edit there, later than both
+        a_change(lsn=11, ts=9100, origin=9000, name="a", city="Ulm "),
+    )
+    moves = a_change(lsn=12, ts=9200, name="a", city="Bonn"), a_change(lsn=13, ts=9300, name="a", city="Köln")
+    ours = {"name": ("a", 1000), "city": ("Bonn", 9200)}
+    whole = replace(an_entity_row(5, op="r", ts=9500, sums=5, name="x", city="Bonn"), ours=ours)
+    root = replace(an_entity_row(5, op="r", ts=9500, sums=2, name="x", city="Ulm "), ours=ours)
+    part = replace(an_entity_row(5, "address", "r", ts=9500, sums=5, root=5, name="x", city="Bonn"), ours=ours)
+    for found in ([whole], [root, part]):
+        for late in (0, 1):
+            done = folded(*known, *moves[:late], *found, *moves[late:], rules=WITH_PARTS)
+            assert values_of(done) == {"name": "x", "city": "Köln"}, (found, late)
+            assert record_of(done).targets == ("crm", "erp")
+            edit = an_entity_row(
+                7, "address", ts=1, root=5, sums=7, name="x", city="Bern"
+            )  # on top of our write, by a clock that is behind
+            after = folded(*known, moves[0], *found, edit, rules=WITH_PARTS)
+            assert values_of(after) == {"name": "x", "city": "Bern"}
+
+
+def test_a_part_that_was_set_back_where_our_write_was_unread_is_found() -> None:
+    known = (
+        a_change(op="c", ts=1000, name="a", city="Ulm"),
+        an_entity_row(1, op="c", ts=1001, origin=1000, name="a", city="Ulm", sums=1),
+        a_change(lsn=12, ts=2000, name="a", city="Bonn"),
+    )
+    found = replace(an_entity_row(5, op="r", ts=9500, sums=5, name="a", city="Ulm"), ours={"city": ("Bonn", 2000)})
+    done = folded(*known, found, rules=WITH_PARTS)
+    assert (values_of(done), record_of(done).targets) == ({"name": "a", "city": "Ulm"}, ("crm",))
+
+
+def test_a_part_of_ours_that_was_read_and_replaced_is_a_persons_word_when_it_is_found_again() -> None:
+    known = (
+        a_change(op="c", ts=1000, name="a", city="Ulm"),
+        an_entity_row(1, op="c", ts=1001, origin=1000, name="a", city="Ulm", sums=1),
+        a_change(lsn=12, ts=2000, name="a", city="Bonn"),
+        an_entity_row(2, "address", ts=2001, origin=2000, root=1, sums=2, name="a", city="Bonn"),
+        an_entity_row(3, "address", ts=3000, root=1, sums=3, name="a", city="Köln"),
+    )
+    found = replace(an_entity_row(5, op="r", ts=9500, sums=5, name="a", city="Bonn"), ours={"city": ("Bonn", 2000)})
+    assert values_of(folded(*known, found, rules=WITH_PARTS))["city"] == "Bonn"
+
+
 # ---- rows that other things share --------------------------------------------------------------------------------------------------------
 
 SHARED = replace(WITH_PARTS, shared={"erp": frozenset({"city"})})

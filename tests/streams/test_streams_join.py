@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 
 from schemas import topics
@@ -155,6 +156,32 @@ async def test_a_key_that_changes_takes_its_parts_along(world: JoinedWorld) -> N
     last = world.golden()[-1]
     assert (last.keys, last.alive, last.values["street"]) == ({world.erp: "2"}, True, "Main 1")
     assert all(record.alive for record in world.golden())
+
+
+async def test_after_a_lost_slot_a_part_is_judged_by_what_our_sink_had_written_there(world: JoinedWorld) -> None:
+    """The CRM's new street was written to the ERP and set back there by somebody, all unread; the address is read before its party."""
+    account, moved = {"id": 7, "vat": "DE1", "name": "Acme", "street": "Main 1", "turnover": None, "class": None}, 2_000_000_000_000_000
+    async with world.running() as app:
+        world.acme()
+        await world.settled(app)
+        world.event(world.crm, "account", "r", account)
+        await world.settled(app)
+        world.event(world.crm, "account", "u", {**account, "street": "Side 2"}, ts_us=moved)
+        await world.settled(app)
+        assert world.golden()[-1].values["street"] == "Side 2"
+        place, all_read = {"lsn": world.lsn + 1000, "after": world.lsn + 1000}, {"concord.ours": b"{}"}
+        world.address(11, 1, "Main 1", "r", headers=all_read, **place)
+        world.tax(21, 1, "DE1", "r", headers=all_read, **place)
+        await world.settled(app)
+        before = len(world.told("1"))
+        ours = orjson.dumps({world.customer: {"street": ["Side 2", moved], "tax_id": ["DE1", 1]}})
+        world.party(1, "r", headers={"concord.ours": ours}, **place)
+        await world.settled(app)
+    assert [change.ours for _, change in world.changes() if change.ours][-1:] == [{"street": ["Side 2", moved], "tax_id": ["DE1", 1]}]
+    assert len(world.told("1")) > before
+    last = world.golden()[-1]
+    assert (last.values["street"], last.versions["street"].won_hlc > moved) == ("Main 1", True)
+    assert world.crm in last.targets
 
 
 async def test_what_was_captured_is_read_again_and_says_nothing_new(world: JoinedWorld) -> None:
