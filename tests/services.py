@@ -14,6 +14,7 @@ import contextlib
 import functools
 import os
 import secrets
+import signal
 import socket
 import time
 import warnings
@@ -76,6 +77,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # a shell does that to what it runs in the background, and our children inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "own_source: is about our own source, skipped with another --source")
     os.environ[SOURCE_VARIABLE] = source = config.getoption("--source")
     if source == "debezium-avro" and not os.environ.get("CONCORD_TEST_APICURIO"):
