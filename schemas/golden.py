@@ -9,6 +9,7 @@ as JSON in the one field `concord`:
      "versions": {"name": [hlc, rank, owned, hlc, rank, writes], …},
      "keys": {"crm": "4711", "erp": "12"},                   the row it has in each system, as far as merge knows
      "seen": {"crm": {"name": …} , "erp": null},             what merge had seen there; null: no live row
+     "heard": {"crm": {"": hlc, "address": hlc}},            of our writes there: the highest hlc that had come back, per part ("": the root)
      "cause": {"system": "crm", "ts": 1763910000123456, "op": "u", "key": "4711", "pos": "<32 hex>"},
      "mend": {"by": "alice@host", "ts": …, "fields": {"erp": ["name"]}}}      only of a repair: what is written whatever was decided there
 """
@@ -16,7 +17,7 @@ as JSON in the one field `concord`:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
@@ -90,6 +91,7 @@ class GoldenRecord:
     seen: Mapping[str, Mapping[str, Canonical] | None]
     cause: Cause
     mend: Mend | None = None
+    heard: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # system -> part, or ROOT -> hlc (µs) of our writes that came back
 
     def agreement(self) -> bytes:
         """The JSON of the field `concord`."""
@@ -104,6 +106,7 @@ class GoldenRecord:
                 "keys": self.keys,
                 "seen": self.seen,
                 "cause": {"system": cause.system, "ts": cause.ts_us, "op": cause.op, "key": cause.key, "pos": cause.position},
+                **({"heard": self.heard} if self.heard else {}),
                 **({} if mend is None else {"mend": {"by": mend.by, "ts": mend.ts_us, "fields": mend.fields}}),
             }
         )
@@ -139,6 +142,7 @@ def golden_from_avro(entity: str, datum: Mapping[str, Any]) -> GoldenRecord:
             seen=told["seen"],
             cause=Cause(cause["system"], cause["ts"], cause["op"], cause["key"], cause["pos"]),
             mend=None if (mend := told.get("mend")) is None else _mend(mend),
+            heard=told.get("heard", {}),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SchemaError(f"not a golden record of {entity}: {error!r}") from error

@@ -39,6 +39,8 @@ The rules are those of DESIGN §4.4. Each is named where it is kept:
   unsaid        a null that came with its row says nothing, and loses to whatever somebody said, whoever that is
   owner         the owner's latest write wins over anybody's; which of its own is the latest, its log says
   count         a version grows with every write folded in, won or lost, so that a lost write is overwritten again
+  one-row       a thing has one row in a system, others with its match value wait. One that takes its place stands, whenever it was
+                written: nobody has taken it away. And a row that goes while another stands takes nothing away
   level         after every change each system that differs from golden is a target, not only when golden changed
 """
 
@@ -168,7 +170,9 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     else:
         edits = edited
     conflicts: list[Conflict] = []
-    deleted = gone and not ours and rules.delete != "ignore" and (was_alive or held is _NO_ROW)
+    others = {other: row for other, row in rows.items() if other not in (key, change.was)} if len(rows) > 1 or held is _NO_ROW else {}
+    alone = not any(row[2] for row in others.values())  # one-row
+    deleted = gone and not ours and rules.delete != "ignore" and (was_alive or held is _NO_ROW) and alone
     back = not gone and not ours and not was_alive and held is not _NO_ROW  # also when it is as it was when it left scope
     won = False
     if edits or deleted or back:
@@ -177,6 +181,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
         # hlc-seen. An echo's own writes were made on top of what it brought.
         earliest = max(FIRST_SIGHT if first_sight else change.ts_us, _seen_before(seen, at, echo or bool(change.ours)) + 1)
         stamps = {part: max(earliest, (lasts.get(part, 0) if part else last) + 1)}  # hlc-last, of the row in which it happened
+        before_us = max((row[0] for row in others.values()), default="") if alone else ""  # one-row: when the one before it went
         if edits:
             fields = dict(fields)
         for name in edits:
@@ -191,6 +196,8 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
                 newly = change.op is Op.READ and was_alive and (name not in old or name in unsaid)
             stamp = FIRST_SIGHT if newly else stamps[where]
             of_field = f"{position},{change.positions[name]}" if name in change.positions else position
+            if before_us > of_field:
+                of_field = before_us + of_field
             write: Write = (value, stamp, rank, int(rules.owners.get(name) == system), system, of_field)
             entry = fields[name] = folded(standing, write, unsaid=value is None and name not in old)
             mine = entry[7] == system and entry[8] == of_field
@@ -200,8 +207,10 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
                 if conflict is not None:
                     conflicts.append(conflict)
         if not ours:
-            write = (not gone, stamps[part], rank, int(rules.exists_owner == system), system, position)
-            standing = exists
+            standing, stamp = exists, stamps[part]
+            if before_us and held is _NO_ROW and not gone:  # one-row: it has taken the place of one that went
+                stamp = max(stamp, 1 + max(row[1] for row in others.values()), 1 + _seen_before(seen, before_us, True))
+            write = (not gone, stamp, rank, int(rules.exists_owner == system), system, position)
             exists = folded(standing, write)
             won = won or ((gone or back) and exists[7] == system and exists[8] == position)
             if standing is not None and standing[0] == gone and standing[7] != system:
@@ -212,6 +221,8 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
         if stamps:
             lasts = {**lasts, **stamps}
 
+    if gone and not alone:
+        fields = _as_the_others_have_it(fields, others, system, position, rules)
     decides = [name for name in edits if rules.owners.get(name) == system and name not in decided and name not in replica.get("mended", ())]
     row = _row(change, held, fresh, last, (*decided, *decides) if decides else decided, lasts)
     new_rows = dict(rows)
@@ -248,6 +259,20 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     nothing = End.ECHO if echo else End.UNCHANGED
     end = edited_something if edits or deleted or back else nothing
     return Folded(after_it, record, tuple(conflicts), end)
+
+
+def _as_the_others_have_it(
+    fields: Mapping[str, Entry], others: Mapping[str, Row], system: str, position: str, rules: Rules
+) -> Mapping[str, Entry]:
+    """one-row: the fields after one of two rows has gone. What their owner decided is what its other row says."""
+    row = current_row(others)[1]
+    values, decided = row[3], row[5]
+    after = {
+        name: folded(fields[name], (values[name], row[1], rules.ranks[system], 1, system, position + row[4].get(name, row[0])))
+        for name in decided
+        if name in fields and name in values and fields[name][0] != values[name]
+    }
+    return {**fields, **after} if after else fields
 
 
 def folded(standing: Entry | None, write: Write, unsaid: bool = False) -> Entry:
@@ -568,7 +593,16 @@ def golden_record(
         keys={system: key for system, (key, _) in here.items()},
         seen={system: _heard(row) if row[2] else None for system, (_, row) in here.items()},
         cause=Cause(change.system, change.ts_us, change.op.value, change.key, change.log_position),
+        heard={system: back for system in targets if (back := _came_back(state["replicas"].get(system, NO_REPLICA)))},
     )
+
+
+def _came_back(replica: Mapping[str, Any]) -> dict[str, int]:
+    """How far our writes to a system have come back: part, or "" → hlc."""
+    back = {part: int(seen[-1][1]) for part, seen in replica.get("parts", _NO_PARTS).items() if seen}
+    if replica["seen"]:
+        back[""] = int(replica["seen"][-1][1])
+    return back
 
 
 def _heard(row: Row) -> Mapping[str, Canonical]:

@@ -675,10 +675,12 @@ class _Look:
             end = State.UNCHANGED
             found, missing = self._local(task, entity, binding, name, value)
             if missing is None and binding.same(name, found, self._plain(held.get(name))) and not isinstance(held.get(name), _NoValue):
+                if name in state.wrote and (
+                    not binding.same(name, state.wrote[name], found) or self._has_come_back(record, state, binding, name)
+                ):
+                    del state.wrote[name]  # of a version before: this one was there already
                 state.applied[name] = version
                 after[name] = found
-                if not binding.same(name, state.wrote.get(name, found), found):
-                    del state.wrote[name]  # of a version before: this one was there already
                 continue
             ours = name in state.wrote and state.wrote[name] == held.get(name)
             if entity.owner.get(name) == self.system and version.owned and not (ours or task.anew or record.mends(self.system, name)):
@@ -839,19 +841,26 @@ class _Look:
         held: Mapping[str, Canonical | _NoValue],
         row: Row,
     ) -> bool:
-        """guard: whether the value there is the one that merge had seen, or our own last. Where a part has no row, and merge has heard of
-        none: whether we have never written to one either, so that nobody has taken it away."""
+        """guard: whether the value there is the one that merge had seen, or our own last that merge has not heard of yet. Where a part has
+        no row, and merge has heard of none: whether we have never written to one either, so that nobody has taken it away."""
         now = held.get(name)
         if task.anew:
             return True
         if isinstance(now, _NoValue):
             return False
-        if name in state.wrote and state.wrote[name] == now:
+        if name in state.wrote and state.wrote[name] == now and not self._has_come_back(task.record, state, binding, name):
             return True
         seen = task.record.seen.get(self.system)
         if seen is None or name in seen:
             return seen is not None and seen[name] == now
         return name not in state.wrote and self._is_absent(binding, name, row)
+
+    def _has_come_back(self, record: GoldenRecord, state: LinkState, binding: Binding, name: str) -> bool:
+        """Whether merge had heard of our last write of a field. Then what it has seen there says more than what we wrote: our value may
+        be there again because somebody set it back, and nobody may have read that yet (docs/decisions/0035)."""
+        written = state.applied.get(name, state.version(EXISTS)).hlc  # what a default gave came with the row
+        heard = record.heard.get(self.system, {}).get(binding.split(binding.columns[name][0])[0], 0)
+        return 0 < written <= heard
 
     def _in_parts(self, binding: Binding, name: str) -> bool:
         return bool(binding.parts) and any(binding.split(column)[0] != ROOT for column in binding.columns[name])

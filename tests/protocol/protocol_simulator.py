@@ -40,7 +40,7 @@ OUTPUTS_FIRST = "outputs-first"
 
 ALONE = tuple((feature,) for feature in ("generated", "soft", "ignore", "scope", "refs", "toast", "lossy", "early"))
 # what a run may have besides plain rows; late: intake maps the field `city` from some moment on, and then every row is read again
-FEATURES = ("codes", "generated", "soft", "ignore", "scope", "refs", "toast", "lossy", "rekey", "born", "calm", "early", "late")
+FEATURES = ("codes", "generated", "soft", "ignore", "scope", "refs", "toast", "lossy", "rekey", "born", "calm", "early", "late", "gap", "twins")
 # what may be taken away
 RULES = (
     OUTPUTS_FIRST,
@@ -59,6 +59,7 @@ RULES = (
     "applied",
     "adopt",
     "guard",
+    "heard",
     "visible",
     "one-row",
 )
@@ -83,6 +84,9 @@ class Database:
         # our last transaction, when it is in the log and no other session sees it yet
         self.unseen: set[int] = set()  # LSNs of its events
         self.unseen_keys: set[tuple[str, str, str]] = set()  # what it put into the crosswalk
+        self.lost = False  # its slot is: nobody reads the log
+        self.begins = 0  # where the slot begins: nobody reads what is before
+        self.unheard: set[int] = set()  # LSNs that nobody has read, of rows that were not there before, or are not there after
 
     def show(self) -> None:
         self.unseen.clear()
@@ -199,6 +203,8 @@ class World:
     def fresh(self, mark: str, d: Database, name: str) -> Canonical:
         """A value never used before: so a value tells which edit it came from."""
         self.values += 1
+        if self.has("gap") and name == "city" and mark != "i":
+            return f"x{self.values % 3}"  # few values: what was there before is there again
         return self.represent(d.name, name, f"{mark}{self.values}")
 
     def number(self) -> str:
@@ -232,7 +238,7 @@ class World:
         if dice < 0.25 or not customers:
             code = r.choice([None] + [f"C{i}" for i in range(self.codes)])
             if (code is None and not births) or (code and self.taken(d, code)):
-                return None  # the application's own unique constraint
+                return None
             row = self.a_customer(d, code, "n")
             self.commit(d, [("customer", d.insert("customer", row), row)], self.now)
         elif dice < 0.85:
@@ -282,7 +288,8 @@ class World:
             self.commit(d, [("order", key, orders[key])], self.clock())
 
     def taken(self, d: Database, code: str) -> bool:
-        return any(row["code"] == code and row["in"] for row in d.rows["customer"].values())
+        """The application's own unique constraint, if it has one."""
+        return not self.has("twins") and any(row["code"] == code and row["in"] for row in d.rows["customer"].values())
 
     def has_another(self, d: Database, key: str) -> bool:
         """A row that left scope is not taken back in by hand while another row stands for its thing."""
@@ -310,12 +317,48 @@ class World:
 
     def source(self, n: str) -> None:
         d = self.db[n]
-        if self.read[n] < len(d.log):
+        if self.read[n] < len(d.log) and not d.lost:
             event = d.log[self.read[n]]
             self.captured[n, event["entity"]].send(event["key"], event)
             self.read[n] += 1
             if self.rng.random() < self.crash:  # sent, but not confirmed: sent again
-                self.read[n] = max(0, self.read[n] - self.rng.randint(1, 3))
+                self.read[n] = max(d.begins, self.read[n] - self.rng.randint(1, 3))
+
+    def lose_slots(self) -> None:
+        """A slot is lost, or made anew: then everything is read again first (docs/decisions/0022)."""
+        for n, d in self.db.items():
+            if d.lost and self.rng.random() < 0.3 and self.is_linked(n):
+                self.find_again(n)
+            elif self.rng.random() < 0.05 and not self.is_inside_a_transaction(n):
+                d.lost = True
+
+    def is_inside_a_transaction(self, n: str) -> bool:
+        at, log = self.read[n], self.db[n].log
+        return 0 < at < len(log) and log[at - 1]["ts"] == log[at]["ts"]
+
+    def is_linked(self, n: str) -> bool:
+        """Whether every row that was read before has its link: one that has not and is deleted meanwhile is missed by nobody (0022)."""
+        read = all(self.read["intake", n, e, p] >= len(t) for e in self.entities for p, t in enumerate(self.captured[n, e].partitions))
+        return read and not any(row["pending"] for e in self.entities for row in self.known[n, e].values())
+
+    def find_again(self, n: str) -> None:
+        d = self.db[n]
+        d.show()
+        missed = d.log[self.read[n] :]
+        new = {(event["entity"], event["key"]) for event in missed if event["op"] == "c"}
+        d.unheard |= {event["lsn"] for event in missed if (at := (event["entity"], event["key"])) in new or at[1] not in d.rows[at[0]]}
+        d.lost, d.begins = False, len(d.log)
+        self.read[n] = d.begins
+        d.unread.clear()
+        for e in self.entities:
+            for key, row in d.rows[e].items():
+                thing = e, d.crosswalk.get((e, n, key), "")
+                applied = d.applied.get(thing, {})
+                ours = {f: (value, applied[f].hlc) for f, value in d.wrote.get(thing, {}).items() if f in applied}
+                self.commit(d, [(e, key, row)], self.now, op="r", ours=ours)
+            gone = [key for (entity, link), key in d.keys.items() if entity == e and key not in d.rows[e]]
+            for key in gone:
+                self.commit(d, [(e, key, None)], self.now)
 
     def replay(self, n: str) -> None:
         """A system's topics are read again: from an earlier offset, or, the table lost, from the start."""
@@ -374,6 +417,7 @@ class World:
             match_known=values is None or entity != "customer" or "code" in values,
             was=event["was"],
             outside=(lambda: image) if image and values is None else None,
+            ours=event.get("ours", {}),
         )
 
     def intake(self, n: str, entity: str) -> None:
@@ -594,7 +638,14 @@ class World:
         def over_known(f: str) -> bool:
             """Is the value there the one that merge had seen, or our own?"""
             assert key is not None
-            return not self.keeps("guard") or rows[key][f] in ((seen or {}).get(f, NEVER), d.wrote[thing].get(f, NEVER))
+            if not self.keeps("guard") or rows[key][f] == (seen or {}).get(f, NEVER):
+                return True
+            return rows[key][f] == d.wrote[thing].get(f, NEVER) and not heard(f)
+
+        def heard(f: str) -> bool:
+            """Has merge heard of our last write?"""
+            written = applied.get(f, applied.get("exists", NEVER)).hlc
+            return self.keeps("heard") and 0 < written <= record.heard.get(n, {}).get("", 0)
 
         if not record.alive and rules.delete == "soft":
             if live(key) and newer("exists", record.exists):
@@ -659,6 +710,8 @@ class World:
             if not newer(f, version) or (decided and row[f] != d.wrote[thing].get(f, NEVER)):
                 continue  # older, or what the owner decided itself
             if row[f] == new[f]:
+                if f in d.wrote[thing] and (d.wrote[thing][f] != new[f] or heard(f)):
+                    del d.wrote[thing][f]
                 applied[f] = version
             elif f == "code" and new[f] and any(x["code"] == new[f] and x["in"] and k != key for k, x in rows.items()):
                 d.parked[thing] = record  # waits for the value; the rest is written
@@ -688,6 +741,8 @@ class World:
         parts = self.parts()
         for _ in range(self.rng.randint(1, self.ops)):
             self.user()
+            if self.has("gap"):
+                self.lose_slots()
             for _ in range(self.rng.randint(0, self.pace)):
                 self.rng.choice(parts)()
             if self.rng.random() < self.replays:
@@ -700,7 +755,7 @@ class World:
         for _ in range(20):  # a person resolves duplicates, one after the other
             if not self.settle(parts):
                 return "never settles"
-            if not (self.has("codes") or self.has("rekey") or self.has("scope")) or not self.resolve():
+            if not any(map(self.has, ("codes", "rekey", "scope", "twins"))) or not self.resolve():
                 break
         return self.verdict()
 
@@ -713,6 +768,13 @@ class World:
             d.unread += [("customer", key) for key in d.rows["customer"]]
 
     def settle(self, parts: list[Callable[[], None]]) -> bool:
+        for left in range(3000, -1, -1):
+            for n, d in self.db.items():
+                if d.lost and (not left or self.is_linked(n)):
+                    self.find_again(n)
+            if not any(d.lost for d in self.db.values()):
+                break
+            self.rng.choice(parts)()
         for _ in range(30_000):
             if not self.in_flight():
                 for n in SYSTEMS:
@@ -762,7 +824,26 @@ class World:
                 return "a match value twice in one system"
             if any(not self.dangles(thing[0], record) for thing, record in d.parked.items()):
                 return "parked for ever"
-        return self.difference() or self.history() or "ok"
+        return self.difference() or self.history() or self.taken_away() or "ok"
+
+    def taken_away(self) -> str | None:
+        """Whether we deleted a row that is none of our making, of a thing that nobody has deleted in the other system."""
+        if self.has("soft") or self.has("scope") or self.has("rekey") or self.has("ignore"):
+            return None
+        deleted = {
+            (n, event["entity"], self.link(n, event["entity"], event["key"]))
+            for n, d in self.db.items()
+            for event in d.log
+            if event["op"] == "d" and event["origin"] is None
+        }
+        for n, d in self.db.items():
+            made = {(event["entity"], event["key"]) for event in d.log if event["op"] == "c" and event["origin"] is not None}
+            for event in d.log:
+                if event["op"] == "d" and event["origin"] is not None and (event["entity"], event["key"]) not in made:
+                    link = self.link(n, event["entity"], event["key"])
+                    if not any((m, event["entity"], link) in deleted for m in SYSTEMS if m != n):
+                        return "a row is gone that nobody deleted"
+        return None
 
     def counts(self, n: str, key: str) -> bool:
         """A row that may not be born here and has no thing elsewhere is none of ours."""
@@ -810,6 +891,7 @@ class World:
             if f in self.fields("customer") and not (f == "code" and self.has("codes"))
         ]
         given: dict[Any, dict[str, Any]] = defaultdict(dict)  # (link, field) -> system -> its last edit
+        unheard: dict[Any, set[Any]] = defaultdict(set)  # (link, field) -> edits that came with a row that was only found, or went with one
         images: dict[Any, list[Any]] = defaultdict(list)
 
         def plain(value: Any) -> Any:
@@ -829,7 +911,9 @@ class World:
                     if old != value:
                         ours = event["origin"] is not None and f not in event["made"]
                         images[n, key, f].append((value, event["lsn"], ours))
-                        if not ours:
+                        if event["lsn"] in d.unheard or (self.has("twins") and not self.stands(n, key)):
+                            unheard[self.link(n, "customer", key), f].add(value)
+                        elif not ours:
                             given[self.link(n, "customer", key), f][n] = (value, event["lsn"], bool(value) and str(value)[:1] in "iI")
                 if event["to"] is None:
                     image[key] = {f: plain(row[f]) for f in fields} if row else {}
@@ -842,14 +926,19 @@ class World:
         for n, d in self.db.items():
             for key, row in d.rows["customer"].items():
                 if row["in"] and self.counts(n, key) and not self.is_dead("customer", self.link(n, "customer", key)):
-                    problem = self.history_of(n, key, {f: plain(row[f]) for f in fields}, given, images, owners)
+                    link = self.link(n, "customer", key)
+                    told = {f: plain(row[f]) for f in fields if row[f] not in unheard[link, f]}
+                    problem = self.history_of(n, key, told, given, images, owners)
                     if problem:
                         return problem
         return None
 
+    def stands(self, n: str, key: str) -> bool:
+        return self.db[n].rows["customer"].get(key, {}).get("in", False)
+
     def may_come_back(self, name: str) -> bool:
         """Whether a value that was replaced may be seen again without anybody having written it."""
-        return False
+        return self.has("gap") and name == "city"
 
     def may_be_lost(self, link: str | None, name: str, last: dict[str, Any]) -> bool:
         """Whether the last word about a field may not have been heard. `last`: system -> its last edit."""
@@ -878,7 +967,7 @@ class World:
                 and row[f] != last["erp"][0]
             ):
                 return "a first sight beat an older one"
-            for m, (value, lsn, _) in last.items() if f not in owners else ():
+            for m, (value, lsn, _) in last.items() if f not in owners and not (self.has("gap") and f == "city") else ():
                 other = [v for x, (v, _, _) in last.items() if x != m]
                 saw = [i for v, i, ours in images[m, key, f] if ours and v in other and i < lsn] if m == n else []
                 if saw and row[f] != value:

@@ -32,6 +32,7 @@ def records(draw: st.DrawFn) -> GoldenRecord:
         keys=draw(st.dictionaries(texts, texts, max_size=3)),
         seen=draw(st.dictionaries(texts, st.none() | st.dictionaries(texts, st.none() | texts | st.booleans(), max_size=3), max_size=3)),
         cause=Cause(draw(texts), draw(hlcs), "u", draw(texts), draw(texts)),
+        heard=draw(st.dictionaries(texts, st.dictionaries(texts, hlcs, min_size=1, max_size=2), max_size=2)),
     )
 
 

@@ -176,9 +176,11 @@ class World:
         targets: Sequence[str] | None = None,
         keys: Mapping[str, str] | None = None,
         seen: Mapping[str, Canonical] | None = None,
+        heard: int = 0,
         **versions: Version,
     ) -> GoldenRecord:
-        """What merge would send to the ERP. `values` may leave fields out. `seen`: what it had seen in the ERP."""
+        """What merge would send to the ERP. `values` may leave fields out. `seen`: what it had seen in the ERP. `heard`: the hlc of our
+        writes that had come back from there."""
         values = dict(values or {})
         system, _, key = link.partition(":")
         return GoldenRecord(
@@ -192,6 +194,7 @@ class World:
             keys={**({system: key} if system in (self.crm, self.erp) else {}), **(keys or {})},
             seen={self.crm: values, self.erp: seen},
             cause=Cause(system, 1_000_000, "u", key, "0" * 32),
+            heard={self.erp: {"": heard}} if heard else {},
         )
 
     def customer(self, key: str, name: str = "Acme", tax_id: str | None = "DE1", hlc: int = 100, **more: Any) -> GoldenRecord:

@@ -46,6 +46,28 @@ def test_guard_leaves_an_edit_that_merge_has_not_seen(world: World) -> None:
     assert world.partners() == [("Acme 2", "DE1", "Kiel", "10")]
 
 
+def test_guard_leaves_a_value_of_ours_that_somebody_set_back(world: World) -> None:
+    """Merge had heard of our write, and of an edit after it; that somebody has set our value back it has not (decision 0035)."""
+    applier = world.applier()
+    world.apply(applier, world.customer("c1"))
+    seen = {**world.seen_partner(), "city": "Bonn"}
+    told = {"keys": {world.erp: "1"}, "name": "Acme 2", "values": {"city": "Bonn"}, "hlc": 200}
+    world.apply(applier, world.customer("c1", seen=seen, heard=100, **told))
+    assert world.partners() == [("Acme 2", "DE1", "Ulm", "10")]
+    seen = world.seen_partner()
+    world.apply(applier, world.customer("c1", seen={**seen, "name": "Acme", "city": "Kiel"}, **{**told, "name": "Acme 3", "hlc": 300}))
+    assert world.partners() == [("Acme 3", "DE1", "Bonn", "10")]  # merge had heard of neither write: both values are ours
+
+
+def test_what_is_agreed_on_without_us_is_no_write_of_ours(world: World) -> None:
+    applier = world.applier()
+    world.apply(applier, world.customer("c1"))
+    seen = world.seen_partner()
+    world.apply(applier, world.customer("c1", keys={world.erp: "1"}, seen=seen, heard=100, hlc=200))  # the same values, decided anew
+    world.apply(applier, world.customer("c1", keys={world.erp: "1"}, seen={**seen, "city": "Bonn"}, hlc=300, values={"city": "Bonn"}))
+    assert world.partners() == [("Acme", "DE1", "Ulm", "10")]
+
+
 def test_i3_applying_a_record_twice_or_late_changes_nothing(world: World) -> None:
     applier = world.applier()
     first = world.customer("c1")

@@ -408,6 +408,51 @@ def test_gone_rows_and_what_was_seen_do_not_grow_for_ever() -> None:
     assert len(state["replicas"]["crm"]["seen"]) == 1
 
 
+@pytest.mark.parametrize(("op", "ts"), [("r", 1_000), ("c", 1_500), ("c", 2_500)])
+def test_a_row_that_takes_the_place_of_a_deleted_one_stands(op: str, ts: int) -> None:
+    """It waited, since its match value was another's: nobody has deleted it."""
+    done = folded(a_change(op="r", lsn=10, name="a"), a_change(op="d", lsn=30, ts=2_000), a_change(op=op, lsn=20, ts=ts, key="2", name="b"))
+    record = record_of(done)
+    assert record.alive
+    assert "erp" in record.targets
+    assert record.keys["crm"] == "2"
+
+
+def test_a_row_that_goes_while_another_stands_takes_nothing_away() -> None:
+    done = folded(a_change(op="c", lsn=10, name="a"), a_change(op="c", lsn=20, key="2", name="b"), a_change(op="d", lsn=30, ts=2_000))
+    assert done.state is not None
+    assert done.state["exists"][0]
+    assert not record_of(folded(*[a_change(op="c", lsn=10, name="a"), a_change(op="d", lsn=30, ts=2_000)])).alive
+
+
+def test_what_the_owners_row_says_that_is_left_is_what_it_decides_in_whatever_order() -> None:
+    """Its other row had been edited later: by the log, what that one said would stand, and never be written into this one."""
+    first = [a_change("erp", 10, "c", limit="1"), a_change("erp", 40, "u", 4_000, limit="4"), a_change("erp", 50, "d", 5_000)]
+    second = [a_change("erp", 30, "c", 3_000, key="2", limit="3"), a_change("erp", 45, "u", 4_500, key="2", limit="3b")]
+    orders = [
+        first + second,
+        [*first[:2], *second, first[2]],
+        [first[0], *second, *first[1:]],
+        [first[0], second[0], *first[1:], second[1]],
+    ]
+    for changes in orders:
+        done = folded(*changes)
+        assert values_of(done) == {"limit": "3b"}, [change.position for change in changes]
+        assert done.state is not None
+        assert done.state["exists"][0]
+    later = a_change("erp", 60, "u", 6_000, key="2", limit="6")
+    assert values_of(folded(*orders[0], later)) == {"limit": "6"}
+
+
+def test_a_record_says_how_far_our_writes_have_come_back() -> None:
+    mine = a_change(op="c", lsn=10, name="a")
+    echo = a_change("erp", 10, "c", 2_000, "9", origin=1_000, name="a")
+    behind = a_change(op="u", lsn=20, ts=3_000, name="b")
+    assert record_of(folded(mine)).heard == {}
+    assert record_of(folded(mine, echo, behind)).heard == {"erp": {"": 1_000}}
+    assert record_of(folded(mine, behind, echo)).heard == {"erp": {"": 1_000}}
+
+
 def test_a_conflict_survives_its_avro() -> None:
     codec = Codec(MemoryRegistry())
     [conflict] = folded(a_change(op="c", ts=1000, name="a"), a_change("erp", lsn=1, op="c", ts=900, key="12", name="b")).conflicts
