@@ -128,6 +128,9 @@ class RepairWorld(World):
     def history(self) -> str | None:
         return super().history() if not self.tampered else None
 
+    def taken_away(self) -> str | None:
+        return super().taken_away() if not self.tampered else None
+
     def may_come_back(self, name: str) -> bool:
         """A repair of what is only in flight writes it over, until it is heard of."""
         return True
