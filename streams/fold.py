@@ -208,7 +208,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
                     conflicts.append(conflict)
         if not ours:
             standing, stamp = exists, stamps[part]
-            if before_us and held is _NO_ROW and not gone:  # one-row: it has taken the place of one that went
+            if before_us and (held is _NO_ROW or gone):  # one-row: it has taken the place of one that went, until it goes itself
                 stamp = max(stamp, 1 + max(row[1] for row in others.values()), 1 + _seen_before(seen, before_us, True))
             write = (not gone, stamp, rank, int(rules.exists_owner == system), system, position)
             exists = folded(standing, write)

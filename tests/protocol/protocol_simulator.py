@@ -40,7 +40,23 @@ OUTPUTS_FIRST = "outputs-first"
 
 ALONE = tuple((feature,) for feature in ("generated", "soft", "ignore", "scope", "refs", "toast", "lossy", "early"))
 # what a run may have besides plain rows; late: intake maps the field `city` from some moment on, and then every row is read again
-FEATURES = ("codes", "generated", "soft", "ignore", "scope", "refs", "toast", "lossy", "rekey", "born", "calm", "early", "late", "gap", "twins")
+FEATURES = (
+    "codes",
+    "generated",
+    "soft",
+    "ignore",
+    "scope",
+    "refs",
+    "toast",
+    "lossy",
+    "rekey",
+    "born",
+    "calm",
+    "early",
+    "late",
+    "gap",
+    "twins",
+)
 # what may be taken away
 RULES = (
     OUTPUTS_FIRST,
