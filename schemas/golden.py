@@ -9,7 +9,7 @@ as JSON in the one field `concord`:
      "versions": {"name": [hlc, rank, owned, hlc, rank, writes], …},
      "keys": {"crm": "4711", "erp": "12"},                   the row it has in each system, as far as merge knows
      "seen": {"crm": {"name": …} , "erp": null},             what merge had seen there; null: no live row
-     "heard": {"crm": {"": hlc, "address": hlc}},            of our writes there: the highest hlc that had come back, per part ("": the root)
+     "heard": {"crm": {"": hlc, "address": hlc}},            the highest hlc of our writes that had come back, per part ("": root)
      "cause": {"system": "crm", "ts": 1763910000123456, "op": "u", "key": "4711", "pos": "<32 hex>"},
      "mend": {"by": "alice@host", "ts": …, "fields": {"erp": ["name"]}}}      only of a repair: what is written whatever was decided there
 """

@@ -263,7 +263,10 @@ class EntityStatements:
             if len(self._key) == 1
             else "array_to_json(ARRAY[" + ", ".join(f"t.{quoted(column)}::text" for column in self._key) + "])::text"
         )
-        return f"LEFT JOIN concord.key k ON k.entity = %s AND k.system = %s AND k.key = {key}"
+        return (
+            "LEFT JOIN LATERAL (SELECT k.link FROM concord.key k"
+            f" WHERE k.entity = %s AND k.system = %s AND k.key = {key} OFFSET 0) k ON true"
+        )
 
     # rows that are not there any more
 
