@@ -117,7 +117,8 @@ class Probe(threading.Thread):
         for number in itertools.count():
             if self._stopping.is_set():
                 return
-            with contextlib.suppress(psycopg.OperationalError):  # the server is gone
+            # the server is gone; or was, just after it had taken the customer in
+            with contextlib.suppress(psycopg.OperationalError, psycopg.errors.UniqueViolation):
                 began, name = time.monotonic(), f"probe {self.system} {number}"
                 self._write(name)
                 while not self._stopping.is_set() and self._stands(name):
