@@ -252,6 +252,15 @@ def test_the_owner_overruled_is_lost(sides: Sides) -> None:
     assert any("credit" in sentence for sentence in truth.judge(crm, erp).lost)
 
 
+def test_a_row_that_we_alone_deleted_is_lost(sides: Sides) -> None:
+    crm, erp = sides
+    ours(crm, "crm", "DELETE FROM account")
+    assert "customer crm:x: row 00000000-0000-0000-0000-000000000001 in crm was deleted by us alone" in truth.judge(crm, erp).lost
+    erp.execute("DELETE FROM business_partner")
+    erp.commit()
+    assert truth.judge(crm, erp).good
+
+
 def test_a_thing_that_we_inserted_twice_is_doubled(sides: Sides) -> None:
     crm, erp = sides
     ours(

@@ -6,7 +6,7 @@ other an application. (Concord installs no trigger; this is the referee's.) The 
 those images into what both sides can say alike.
 
     lost       an edit of the application that nobody's later word explains: the field holds what neither side said last, or not what its
-               owner said last
+               owner said last. Or a row that we deleted though no application has deleted the thing anywhere
     doubled    a thing with two rows in one system, or inserted by us more often than it was missing
     looped     sinks go on writing after everything has settled
     diverged   the sides differ, or a thing is missing on one of them
@@ -138,6 +138,7 @@ def _judge_entity(name: str, pair: Pair, connections: Mapping[str, psycopg.Conne
     histories = {side: history(conn, side, name, pair, links[side]) for side, conn in connections.items()}
     said: dict[str, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))  # link → field → side → last word
     deleted: set[str] = set()  # by an application
+    taken: list[tuple[str, str, str]] = []  # (link, side, key) of rows that we deleted
     stands: dict[str, dict[str, tuple[Any, ...]]] = defaultdict(dict)  # link → side → what it holds now
     for side, rows in histories.items():
         inserted: Counter[str] = Counter()
@@ -151,6 +152,7 @@ def _judge_entity(name: str, pair: Pair, connections: Mapping[str, psycopg.Conne
                 inserted[link] += version.ours and version.op == "i"
                 gone[link] += version.op == "d"
                 deleted.update([link] if version.op == "d" and not version.ours else [])
+                taken += [(link, side, key)] if version.op == "d" and version.ours else []
                 if version.op == "r":  # there before: only an owner's word counts beside what anybody says later
                     for column, value in zip(pair.fields, version.values or (), strict=True):
                         if OWNERS.get(name, {}).get(column) == side:
@@ -169,6 +171,7 @@ def _judge_entity(name: str, pair: Pair, connections: Mapping[str, psycopg.Conne
         for link, times in inserted.items():
             if times > 1 + gone[link]:
                 verdict.doubled.append(f"{name} {link} was inserted {times} times in {side}, where it went {gone[link]} times")
+    verdict.lost += [f"{name} {link}: row {key} in {side} was deleted by us alone" for link, side, key in taken if link not in deleted]
     for link, sides in stands.items():
         if link in deleted:  # softly: what is left of it is only marked, and otherwise left alone
             continue
