@@ -105,6 +105,20 @@ def test_a_delete_travels_and_the_key_is_kept_as_gone(pipeline: RunningPipeline)
     assert pipeline.one("erp", "SELECT count(*) FROM concord.key WHERE link = %s", f"crm:{account}") >= 1
 
 
+def test_of_two_accounts_with_one_vat_number_the_one_that_is_left_stays(pipeline: RunningPipeline) -> None:
+    """The second waits for a person to decide; the person deletes the first (docs/decisions/0036)."""
+    first = new_account(pipeline, vat="VTWICE", name="First")
+    eventually(lambda: partner(pipeline, first))
+    second = new_account(pipeline, vat="vtwice", name="Second")  # another text, the same number
+    pipeline.settle()
+    assert partner(pipeline, second) == ("First",)
+    pipeline.do("crm", "DELETE FROM account WHERE id = %s", first)
+    eventually(lambda: partner(pipeline, second) == ("Second",))
+    pipeline.settle()
+    assert pipeline.rows("crm", "SELECT id FROM account WHERE upper(vat) = 'VTWICE'") == [(second,)]
+    assert pipeline.rows("erp", "SELECT legal_name FROM partner WHERE upper(tax_id) = 'VTWICE'") == [("Second",)]
+
+
 def test_a_child_before_its_parent_arrives_with_it(pipeline: RunningPipeline) -> None:
     with psycopg.connect(pipeline.dsn["erp"]) as erp:  # foreign keys are deferred there: the child is first in the log
         erp.execute(
