@@ -220,7 +220,7 @@ class _ReaderCode(_Code):
                 f" {found} = (n >> 1) ^ -(n & 1)",
             )
         elif kind == "boolean":
-            self.add(depth, f"{found} = d[p] == 1", "p += 1")
+            self.add(depth, f"{found} = (False, True)[d[p]]", "p += 1")  # any other byte is refused
         elif kind in _FLOATS:
             unpack = self.known(_FLOATS[kind].unpack_from)
             self.add(depth, f"{found} = {unpack}(d, p)[0]", f"p += {_FLOATS[kind].size}")

@@ -102,6 +102,13 @@ def test_bytes_that_were_changed_are_read_as_fastavro_reads_them_or_refused(
     assert stream.tell() == len(body)
 
 
+def test_a_boolean_that_is_neither_is_refused() -> None:
+    read = reader_of(fastavro.parse_schema({"type": "record", "name": "r", "fields": [{"name": "f", "type": "boolean"}]}))
+    assert [read(bytes([byte]), 0) for byte in (0, 1)] == [{"f": False}, {"f": True}]
+    with pytest.raises(IndexError):
+        read(b"\x02", 0)
+
+
 @given(st.dictionaries(st.sampled_from(["name", "city", "active"]), TEXT), st.booleans(), TEXT)
 def test_a_golden_record_is_written_as_fastavro_writes_it(values: dict[str, Any], deleted: bool, told: str) -> None:
     schema = golden_schema("customer", {"name": "text", "city": "text", "active": "boolean"})
