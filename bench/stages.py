@@ -28,6 +28,7 @@ import psutil
 import psycopg
 from confluent_kafka import Consumer, TopicPartition
 
+from bench.usage import cpu_seconds
 from console.metrics import Scrape
 from console.stack import running
 from console.stack.state import StackState
@@ -51,44 +52,31 @@ class Cpu:
 
     def __init__(self, state: StackState, concord: Concord) -> None:
         assert state.kafka is not None
-        self._groups = {"kafka": [psutil.Process(state.kafka.pid)], "postgres": [psutil.Process(each.pid) for each in state.postgres]}
+        self._groups = {"kafka": [state.kafka.pid], "postgres": [each.pid for each in state.postgres]}
         assert concord.process is not None
         self.parts: dict[str, int] = {}
         for child in psutil.Process(concord.process.pid).children():
             words = child.cmdline()
             words = words[words.index("console") + 1 : words.index("-c")]
             name = "-".join(word for word in words if not word.startswith("--"))
-            self._groups[name] = [child]
+            self._groups[name] = [child.pid]
             self.parts[name] = child.pid
 
     def seconds(self) -> dict[str, float]:
-        return {name: sum(map(_with_children, processes)) for name, processes in self._groups.items()}
+        return cpu_seconds(self._groups)
 
     def threads(self) -> dict[str, float]:
         """By process and name of the thread, numbers left out; of those that live."""
         found: dict[str, float] = {}
-        for name, (process, *_) in self._groups.items():
-            for thread in process.threads() if name != "postgres" else ():
+        for name, (pid, *_) in self._groups.items():
+            for thread in psutil.Process(pid).threads() if name != "postgres" else ():
                 try:
-                    told = Path(f"/proc/{process.pid}/task/{thread.id}/comm").read_text().strip()
+                    told = Path(f"/proc/{pid}/task/{thread.id}/comm").read_text().strip()
                 except OSError:
                     continue
                 told = f"{name}: {re.sub(r'[0-9]+', '#', told)}"
                 found[told] = found.get(told, 0.0) + thread.user_time + thread.system_time
         return found
-
-
-def _with_children(process: psutil.Process) -> float:
-    total = 0.0
-    for each in (process, *process.children(recursive=True)):
-        try:
-            times = each.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
-        if each is process:
-            total += times.children_user + times.children_system
-    return total
 
 
 class Hops:
@@ -214,21 +202,8 @@ def measured(phase: str, args: argparse.Namespace, state: StackState, concord: C
     profiles = []
     for wanted in args.profile or ():
         part, _, file = wanted.partition("=")
-        command = [
-            "py-spy",
-            "record",
-            "--gil",
-            "--format",
-            "raw",
-            "-r",
-            "400",
-            "-p",
-            str(cpu.parts[part]),
-            "-d",
-            str(int(args.seconds)),
-            "-o",
-        ]
-        profiles.append(subprocess.Popen([*command, f"{file}.{phase}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        words = f"record --gil --format raw -r 400 -p {cpu.parts[part]} -d {int(args.seconds)} -o".split()
+        profiles.append(subprocess.Popen(["py-spy", *words, f"{file}.{phase}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     assert state.kafka is not None
     if phase == "idle":
         found = idle(dsns, state.kafka.bootstrap, IDLE_CHANGES)

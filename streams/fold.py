@@ -170,7 +170,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     else:
         edits = edited
     conflicts: list[Conflict] = []
-    others = {other: row for other, row in rows.items() if other not in (key, change.was)} if len(rows) > 1 or held is _NO_ROW else {}
+    others = {other: row for other, row in rows.items() if other not in (key, change.was)}
     alone = not any(row[2] for row in others.values())  # one-row
     deleted = gone and not ours and rules.delete != "ignore" and (was_alive or held is _NO_ROW) and alone
     back = not gone and not ours and not was_alive and held is not _NO_ROW  # also when it is as it was when it left scope

@@ -49,6 +49,10 @@ def _problem(record: GoldenRecord) -> str:
         return f"keys {record.keys!r}"
     if not isinstance(record.seen, Mapping) or not all(seen is None or isinstance(seen, Mapping) for seen in record.seen.values()):
         return "seen"
+    if not isinstance(record.heard, Mapping) or not all(
+        isinstance(back, Mapping) and all(type(hlc) is int for hlc in back.values()) for back in record.heard.values()
+    ):
+        return f"heard {record.heard!r}"
     if not isinstance(record.cause.ts_us, int) or not isinstance(record.cause.system, str):
         return f"cause {record.cause!r}"
     if not all(value is None or isinstance(value, str | bool) for value in record.values.values()):

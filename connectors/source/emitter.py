@@ -27,7 +27,8 @@ from connectors.source.delivery import Headers
 from connectors.source.encoder import NullInRequired
 from connectors.source.pgoutput import UNCHANGED, Begin, Message, Origin, Relation, Truncate, decode, end_of_tuple, tuple_bytes
 from connectors.source.relations import CapturedTable, Catalog, captured_table, no_facts
-from connectors.source.types import avro_bytes, varint
+from connectors.source.types import avro_bytes
+from schemas.compiled_avro import varint_bytes as varint
 from schemas.envelope import COLUMNS_HEADER, CONNECTOR, OURS_HEADER, ColumnTexts
 from schemas.errors import SchemaError
 from schemas.registry import Registry

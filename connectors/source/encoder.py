@@ -20,7 +20,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from connectors.source.types import VARINTS, ColumnType, varint
+from connectors.source.types import ColumnType
+from schemas.compiled_avro import VARINTS
+from schemas.compiled_avro import varint_bytes as varint
 
 # (message, where its tuple begins, append, texts beside, names of unchanged columns) → (where the tuple ends, Avro body of the key or None)
 Walk = Callable[[bytes, int, Callable[[bytes], None], dict[str, str], list[str]], tuple[int, bytes | None]]

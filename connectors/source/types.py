@@ -27,6 +27,7 @@ import fastavro
 import orjson
 
 from connectors.source.connect import DECIMAL, PRECISION, ConnectSchema, avro_schema
+from schemas.compiled_avro import varint_bytes as varint
 from schemas.envelope import UNAVAILABLE
 
 Encode = Callable[[bytes], bytes]
@@ -42,26 +43,6 @@ DATE_INFINITY: Final = -2_147_472_692
 DATE_MINUS_INFINITY: Final = -2_147_472_691
 TIMESTAMP_INFINITY: Final = 9_223_372_036_825_200_000
 TIMESTAMP_MINUS_INFINITY: Final = -9_223_372_036_832_400_000
-
-
-def _varint(n: int) -> bytes:
-    """Avro's int and long: zigzag, seven bits a byte, the lowest first."""
-    n = n << 1 if n >= 0 else ~(n << 1)
-    if n < 128:
-        return bytes((n,))
-    out = bytearray()
-    while n >= 128:
-        out.append((n & 127) | 128)
-        n >>= 7
-    out.append(n)
-    return bytes(out)
-
-
-VARINTS: Final = tuple(_varint(n) for n in range(8192))  # lengths and small numbers
-
-
-def varint(n: int) -> bytes:
-    return VARINTS[n] if 0 <= n < 8192 else _varint(n)
 
 
 def avro_bytes(value: bytes) -> bytes:
@@ -148,9 +129,9 @@ def _days(text: bytes) -> int:
 
 def _date(text: bytes) -> bytes:
     if text == b"infinity":
-        return _varint(DATE_INFINITY)
+        return varint(DATE_INFINITY)
     if text == b"-infinity":
-        return _varint(DATE_MINUS_INFINITY)
+        return varint(DATE_MINUS_INFINITY)
     return varint(_days(text))
 
 
@@ -161,11 +142,11 @@ def _clock_us(text: bytes) -> int:
 
 
 def _micro_time(text: bytes) -> bytes:
-    return _varint(_clock_us(text))
+    return varint(_clock_us(text))
 
 
 def _milli_time(text: bytes) -> bytes:
-    return _varint(_clock_us(text) // 1000)
+    return varint(_clock_us(text) // 1000)
 
 
 def _shortest_fraction(us: int) -> str:
@@ -196,7 +177,7 @@ def _instant_us(text: bytes) -> int:
 def _long(n: int) -> bytes:
     if not LONG_MIN <= n <= LONG_MAX:
         raise ValueError("more than 64 bits")
-    return _varint(n)
+    return varint(n)
 
 
 def _micro_timestamp(text: bytes) -> bytes:
@@ -204,7 +185,7 @@ def _micro_timestamp(text: bytes) -> bytes:
 
 
 def _milli_timestamp(text: bytes) -> bytes:
-    return _varint(_instant_us(text) // 1000)
+    return varint(_instant_us(text) // 1000)
 
 
 def _zoned_timestamp(digits: int) -> Encode:
@@ -253,7 +234,7 @@ def _interval(text: bytes) -> bytes:
     hours, minutes, seconds = (int(part or 0) for part in match.group(5, 6, 7))
     clock = ((hours * 60 + minutes) * 60 + seconds) * 1_000_000 + int((match[8] or b"").ljust(6, b"0"))
     us = (years * 12 + months) * _MONTH_US + days * _DAY_US + (-clock if match[4] == b"-" else clock)
-    return _varint(min(max(us, LONG_MIN), LONG_MAX))
+    return varint(min(max(us, LONG_MIN), LONG_MAX))
 
 
 def _has_months_or_days(text: bytes) -> bool:

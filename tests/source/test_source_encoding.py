@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.source import types
 from connectors.source.pgoutput import (
     UNCHANGED,
     Begin,
@@ -28,6 +27,7 @@ from connectors.source.pgoutput import (
 )
 from connectors.source.relations import ColumnFacts, TableFacts, captured_table
 from connectors.source.types import TypeFacts, column_type, datum, default_text
+from schemas.compiled_avro import varint_bytes
 from schemas.errors import SchemaError
 from schemas.lsn import Lsn
 from schemas.serde import read_body
@@ -225,4 +225,4 @@ def test_a_default_is_told_if_it_is_a_constant(expression: str, text: str | None
 def test_varint_is_avros_long(n: int) -> None:
     import io
 
-    assert fastavro.schemaless_reader(io.BytesIO(types.varint(n)), fastavro.parse_schema("long"), None) == n
+    assert fastavro.schemaless_reader(io.BytesIO(varint_bytes(n)), fastavro.parse_schema("long"), None) == n

@@ -7,7 +7,6 @@ import itertools
 import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import psycopg
@@ -217,18 +216,15 @@ def test_a_source_that_waits_for_the_transactions_that_are_open_is_alive_and_sto
             run_sql(database, f"SELECT pg_drop_replication_slot('{source.settings.slot}')")
         with psycopg.connect(database) as person:
             person.execute("INSERT INTO t VALUES (1)")  # and goes for lunch
-            idle, waits_for = 0.0, set[str | None]()
             waiting = Source(source.settings, source.registry)
             thread = threading.Thread(target=waiting.run)
             thread.start()
-            until = time.monotonic() + 4
-            while time.monotonic() < until:
-                idle = max(idle, waiting.health.idle_seconds)
-                waits_for.add(waiting.health.waits_for)
-                time.sleep(0.05)
-            assert idle < 3, "its loop turns"
-            assert "the replication slot is made once the transactions that are open now have ended" in waits_for
-            assert None not in waits_for, "it is not ready"
+            told = "the replication slot is made once the transactions that are open now have ended"
+            wait_for(lambda: waiting.health.waits_for == told, "it says what it waits for, and is not ready")
+            for _ in range(3):
+                before = waiting.health.idle_seconds
+                wait_for(lambda before=before: waiting.health.idle_seconds < before, "its loop turns")  # type: ignore[misc]
+                assert waiting.health.waits_for == told
             waiting.stop()
             thread.join(5)
             assert not thread.is_alive(), "a stop does not wait for people"
