@@ -64,13 +64,12 @@ _SAYS = {
 the first event in Kafka to the last; the second half of the events is told apart, since a Java machine is warm by then. CPU and memory
 are the contestant's own process; PostgreSQL's and Kafka's CPU stands beside it. Concord writes Avro,
 Debezium JSON: with schemas by default, without when tuned.""",
-    "path": """Latency: from the commit as the source's own log notes it to the change read from the target's log, by a reader that is the
-same for all; changes come at random moments and do not wait for each other, after an ANALYZE, which autovacuum would make within a
-minute, and some thousands of changes that warm everybody up. Burst: as many changes as the log takes; the rate is that between the
-first tenth of the arrivals and the last; the columns say what CPU each change costs where (PostgreSQL's with the load's own
-statements). Debezium and its JDBC sink go one way and copy; logical replication has no Kafka and no mapping, and waits for the disk
-after each transaction while latency is measured, not in bursts; Concord matches, merges and writes back what is agreed, both ways at
-once.""",
+    "path": """Latency: from the commit as the source's own log notes it to the change read from the target's log, by a reader that
+is the same for all; changes come at random moments and do not wait for each other, after some thousands of changes that warm
+everybody up. Burst: as many changes as the log takes; the rate is that between the first tenth of the arrivals and the last; the
+columns say what CPU each change costs where (PostgreSQL's with the load's own statements). Debezium and its JDBC sink go one way and
+copy; logical replication has no Kafka and no mapping, and waits for the disk after each transaction while latency is measured, not in
+bursts; Concord matches, merges and writes back what is agreed, both ways at once.""",
     "growth": """Concord alone, bursts both ways: with more workers of streams and sinks (four partitions each time), on larger tables, with
 an entity that is one row on one side and six rows of six tables on the other.""",
     "recovery": """The streams' tables are in memory; a worker that starts has them again from their changelog. Time from its start until it

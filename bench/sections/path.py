@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import psycopg
 
 from bench import load
 from bench.contestants import Pipeline
@@ -109,9 +108,6 @@ def a_road(stack: ExitStack, world: World, pipeline: Pipeline, rows: int, only_s
     began = time.monotonic()
     pipeline.start(world)
     start_seconds = time.monotonic() - began
-    for system in SYSTEMS:  # autovacuum does, some time in the next minute; until then plans know nothing of the rows just loaded
-        with psycopg.connect(dsns[system], autocommit=True) as connection:
-            connection.execute("ANALYZE")
     seen = {}
     for system in SYSTEMS:
         seen[system] = Seen(dsns[system], world.folder / f"{system}.seen")

@@ -44,13 +44,16 @@ logger = logging.getLogger(__name__)
 BATCH = 500  # messages; one transaction stays well under a second
 POLL_SECONDS = 0.1  # a message wakes it at once; this is how soon a stop is seen
 HOLD_SECONDS = 0.02  # how long records wait for one that is for this system
-CARE_SECONDS = 2.0  # how often parked records are tried again and counted
+CARE_SECONDS = 2.0  # how often parked records are tried again and counted, and our tables looked at
 HINT_SECONDS = 1.0  # how often Kafka is told how far we are
 FIRST_WAIT, LONGEST_WAIT = 0.05, 5.0  # seconds between tries of a batch
 
 COUNT_WAITING = """
     SELECT 'parked', entity, count(*) FROM concord.parked GROUP BY entity
     UNION ALL SELECT 'dead', entity, count(*) FROM concord.dead_letter GROUP BY entity"""
+GROWN = """
+    SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'concord'::regnamespace AND c.relname IN ('key', 'link', 'parked')
+    AND pg_has_role(c.relowner, 'USAGE') AND pg_relation_size(c.oid) > 2 * c.relpages::int8 * current_setting('block_size')::int8"""
 
 
 class SinkConnector:
@@ -225,7 +228,7 @@ class SinkConnector:
             self._care_at = min(self._care_at, time.monotonic() + 0.2)  # what it waits for may have come through another worker just now
 
     def _care(self) -> None:
-        """Every few seconds: parked records whose time may have come, and how many wait."""
+        """Every few seconds: whether our tables have grown, parked records whose time may have come, and how many wait."""
         now = time.monotonic()
         if now < self._care_at or self._position_due:
             return
@@ -234,11 +237,20 @@ class SinkConnector:
 
     def _sweep(self) -> None:
         applier = self._the_applier()
+        self._analyse()
         if self._count_waiting():
             outcome = applier.sweep()
             if outcome.wrote or outcome.ends or outcome.deads:
                 self._ended(outcome)
                 self._count_waiting()
+
+    def _analyse(self) -> None:
+        """Has PostgreSQL look at our tables once they have doubled: autovacuum comes a minute later. Until somebody does, one index of
+        theirs is as good as another to it, and with the wrong one each look reads every entry of the system."""
+        assert self._conn is not None
+        with translated(f"analysing our tables in {self.system}"):
+            for (table,) in self._conn.execute(GROWN).fetchall():
+                self._conn.execute(f"ANALYZE (SKIP_LOCKED) concord.{table}".encode())
 
     def _count_waiting(self) -> bool:
         """Sets the gauges; whether anything is parked."""

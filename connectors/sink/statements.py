@@ -263,10 +263,7 @@ class EntityStatements:
             if len(self._key) == 1
             else "array_to_json(ARRAY[" + ", ".join(f"t.{quoted(column)}::text" for column in self._key) + "])::text"
         )
-        return (
-            "LEFT JOIN LATERAL (SELECT k.link FROM concord.key k"
-            f" WHERE k.entity = %s AND k.system = %s AND k.key = {key} OFFSET 0) k ON true"
-        )
+        return f"LEFT JOIN concord.key k ON k.entity = %s AND k.system = %s AND k.key = {key}"
 
     # rows that are not there any more
 
