@@ -5,6 +5,7 @@ Two servers of different major versions, both with `origin = none` (16 and newer
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -140,7 +141,9 @@ def until(is_so: Callable[[], object], otherwise: str, seconds: float = WAIT_SEC
 
 @contextmanager
 def a_world(folder: Path, run: str, postgres: tuple[int | None, ...], say: Say) -> Iterator[World]:
-    """The servers for the length of the block; they end with this process, however it ends."""
+    """The servers for the length of the block; they end with this process, however it ends. Kafka runs with both of Java's compilers, as a
+    broker does that has been there for days: it takes a minute to get warm."""
+    os.environ.setdefault("KAFKA_JVM_PERFORMANCE_OPTS", "-XX:+UseSerialGC")
     with running(HOME, run=run, postgres=postgres, ephemeral=True, progress=say) as state:
         yield World(state, folder, say)
 

@@ -23,6 +23,7 @@ from schemas.lsn import Position
 COLUMNS_HEADER = "concord.columns"
 OURS_HEADER = "concord.ours"
 CONNECTOR = "concord 0.1.0"  # `source.version` of our own source; Debezium's is its own, 3.6.3.Final
+OUR_ORIGINS = "concord_"  # what the names of the replication origins begin with that our sinks write under
 UNAVAILABLE = "__debezium_unavailable_value"  # stands for an unchanged TOAST value that the log does not carry
 
 

@@ -21,7 +21,7 @@ import orjson
 from schemas import topics
 from schemas.catalog import Table
 from schemas.change import Canonical, Op
-from schemas.envelope import EventOp
+from schemas.envelope import OUR_ORIGINS, EventOp
 from schemas.errors import MappingError, NotAnEvent, SchemaError
 from schemas.mapping import Binding, Entity, Part, Pipeline
 from schemas.mapping.parts import ROOT
@@ -37,7 +37,6 @@ from streams.metrics import PART, Ends, count
 from streams.rows import RowChange
 from streams.transport import Chunk, ChunkApp, Output, Record
 
-ORIGIN_PREFIX = "concord_"  # of the replication origins that sinks write under
 _BAD = (SchemaError, MappingError)
 
 _OPS = {EventOp.CREATE: Op.CREATE, EventOp.UPDATE: Op.UPDATE, EventOp.DELETE: Op.DELETE, EventOp.READ: Op.READ}
@@ -83,7 +82,7 @@ def _held_outside(binding: Binding, row: Columns) -> Mapping[str, Canonical]:
 def _origin_hlc(seen: Seen) -> int | None:
     """I5: of a transaction of ours, what it applied."""
     source = seen.envelope.source
-    ours = source.origin is not None and source.origin.startswith(ORIGIN_PREFIX)
+    ours = source.origin is not None and source.origin.startswith(OUR_ORIGINS)
     return (source.origin_lsn or 0) if ours else None
 
 

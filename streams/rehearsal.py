@@ -46,7 +46,7 @@ def changelog(pipeline: str, table: str) -> str:
 _NOT_THERE: Any = object()
 
 
-class Nodes(Grouped[bytes]):
+class Nodes(Grouped):
     """What `GroupedTable` is to a join."""
 
     def members(self, group: str) -> Mapping[str, bytes]:

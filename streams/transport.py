@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -687,9 +688,11 @@ async def _serve(app: ChunkApp, on_ready: Callable[[], None] | None, health: Par
                 health.ready()
             else:
                 health.waits("partitions are being assigned, or tables recovered")
-            if not told and on_ready is not None and ready:
+            if not told and ready:
                 told = True
-                on_ready()
+                gc.freeze()  # what is there now stays: modules, schemas, mappings
+                if on_ready is not None:
+                    on_ready()
     finally:
         await app.stop()
         for task in (starting, stopping):

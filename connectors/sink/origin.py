@@ -9,8 +9,7 @@ import psycopg
 from psycopg import errors
 
 from connectors.postgres import concord_error
-
-PREFIX = "concord_"
+from schemas.envelope import OUR_ORIGINS
 
 
 def hold_origin(conn: psycopg.Connection[tuple[Any, ...]], system: str, worker: int) -> str:
@@ -19,7 +18,7 @@ def hold_origin(conn: psycopg.Connection[tuple[Any, ...]], system: str, worker: 
     One session at a time can hold an origin; a worker that has just died may still be holding its own. What others left is used again,
     since origins are few. Raises Retriable, or UnfitDatabase if the right is missing.
     """
-    prefix = f"{PREFIX}{system}_"
+    prefix = f"{OUR_ORIGINS}{system}_"
     doing = f"taking a replication origin {prefix}n (needs EXECUTE on the functions pg_replication_origin_*)"
     try:
         rows = conn.execute("SELECT roname FROM pg_replication_origin WHERE starts_with(roname, %s)", (prefix,)).fetchall()

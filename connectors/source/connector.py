@@ -40,6 +40,7 @@ from connectors.source.rereading import read_all, slot_and_snapshot
 from connectors.source.slot import create_slot, drop_slot, ensure_publication, slot_state, usable
 from connectors.source.snapshot import CHANNEL, Aborted, Chunk, SnapshotStore, Snapshotter, parse_watermark
 from schemas.dead import DEAD_SCHEMA, DeadLetter, Where
+from schemas.envelope import OUR_ORIGINS
 from schemas.errors import ConcordError, Retriable, SlotLost
 from schemas.health import Health
 from schemas.metrics import EVENTS, LAG_SECONDS, RETAINED_WAL, State
@@ -56,6 +57,9 @@ KeyValues = Callable[[str], dict[str, str]]  # key text → key columns
 BACKOFF: Final = (0.2, 30.0)  # seconds before the stream is opened again: first, at most; doubled each time, and shaken
 SILENCE_SECONDS: Final = 5.0  # the database hears from us at least so often (wal_sender_timeout is 60)
 CONFIRM_SECONDS: Final = 0.02  # between two looks at what Kafka has, and between two words to the database about it
+PACE_SECONDS: Final = (0.005, 0.02)  # how long the log rests after something was sent: at first, and at most, while there is more each time
+PACE_GROWS: Final = 1.5
+ECHO_SECONDS: Final = 0.02  # how long what our own sinks wrote waits for company
 BUSY_CONFIRM_MESSAGES: Final = 5_000  # while there is always more to read: how often what Kafka has is confirmed
 STOP_SECONDS: Final = 10.0  # how long a stop waits for Kafka
 SLOT_LOOK_SECONDS: Final = 0.5  # how soon a stop is seen while a slot is made
@@ -365,6 +369,8 @@ class Source:
     def _read(self, stream: ReplicationStream, emitter: Emitter, delivery: Delivery) -> None:
         self._stream, self._delivery, self._last_word = stream, delivery, time.monotonic()
         in_transaction = False
+        rest, rested = PACE_SECONDS[0], False
+        may_wait = 0.0
         commit_us = 0
         unconfirmed = 0
         in_window = self._send_in_window(delivery)
@@ -378,6 +384,9 @@ class Source:
             while not self._stopping.is_set():
                 data = receive()
                 if data is None:
+                    if rested:
+                        rest, rested = min(rest * PACE_GROWS, PACE_SECONDS[1]) if unconfirmed else PACE_SECONDS[0], False
+                    waits = delivery.release()
                     delivery.poll()
                     self._confirm(stream, delivery)
                     confirmed.set(stream.confirmed)
@@ -385,7 +394,11 @@ class Source:
                     lag.set(0)
                     unconfirmed = 0
                     owing = not delivery.idle or delivery.reached > stream.confirmed
-                    selector.select(CONFIRM_SECONDS if owing else SILENCE_SECONDS)
+                    if waits:
+                        selector.select(min(waits, CONFIRM_SECONDS if owing else SILENCE_SECONDS))
+                    else:
+                        time.sleep(rest)
+                        rested = True
                     self._waker.clear()
                     self.health.turned()
                     if self._failed is not None:
@@ -414,19 +427,20 @@ class Source:
                     message = decode(data[PAYLOAD:])
                     lsn = STARTS.unpack_from(data, 1)[0]
                     if isinstance(message, Begin):
-                        in_transaction = True
+                        in_transaction, may_wait = True, 0.0
                         commit_us = message.commit_us
                         begun = message
                         emitter.begin(message)
                         self._recent.append(message.xid)
                     elif isinstance(message, Commit):
                         in_transaction = False
-                        delivery.mark(message.end_lsn)
+                        delivery.mark(message.end_lsn, may_wait)
                         if self._closing is not None:
                             self._sent_chunks.append((message.end_lsn, self._closing))
                             self._closing = None
                     elif isinstance(message, Origin):
                         emitter.origin(message)
+                        may_wait = ECHO_SECONDS if message.name.startswith(OUR_ORIGINS) else 0.0
                     elif isinstance(message, Relation):
                         emitter.relation(message)
                     elif isinstance(message, Truncate):

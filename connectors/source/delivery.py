@@ -7,6 +7,10 @@ whatever order; the log position that may be confirmed is that of the last span 
     acked     │ 3 of 3            │ 1 of 1           │ 1 of 2
     mark      lsn 100             lsn 140            lsn 180              → 140 may be confirmed
 
+Records are gathered and handed to librdkafka together. A request of its own for each small transaction costs Kafka, and everybody who
+reads it, more than the records do; so the reader rests for a moment after it has sent something (`connector.PACE_SECONDS`), and what our
+own sinks wrote waits a little for company (`mark`), since nobody is waiting for an echo. What comes after a silence goes at once.
+
 librdkafka hands out acknowledgements to whoever polls it: the sender, in passing while it has work, and now and then while it waits for the
 log. (A thread that polled in its place would fight it for the interpreter, and wake it, at every record.)
 """
@@ -14,6 +18,8 @@ log. (A thread that polled in its place would fight it for the interpreter, and 
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -28,7 +34,8 @@ logger = logging.getLogger(__name__)
 Headers = list[tuple[str, str | bytes | None]]  # as confluent-kafka types them
 MAX_BYTES: Final = 64 * 1024 * 1024  # a record; PostgreSQL's values go to 1 GB, Kafka's brokers say 1 MB unless the topic says otherwise
 BATCH_BYTES: Final = 900_000  # of one request to a partition: below what a broker takes unless told otherwise
-POLL_EVERY: Final = 256  # records sent between two polls in passing
+GATHERED: Final = 256  # records that are handed over together, at most
+GATHERED_BYTES: Final = 1024 * 1024  # and when they are larger than this
 
 PRODUCER: Final[Mapping[str, Any]] = {
     "acks": "all",
@@ -82,7 +89,9 @@ class Delivery:
         self._producer = Producer({**PRODUCER, **settings}, logger=logger)
         self._spans: deque[_Span] = deque([_Span(self)])
         self._failure: str | None = None
-        self._since_poll = 0
+        self._gathered: list[tuple[_Span, str, bytes | None, bytes | None, Headers | None]] = []
+        self._gathered_bytes = 0
+        self._due = math.inf  # by the monotonic clock, when what was gathered is handed over
         self._sent = metrics.SENT.labels(system)
         self._acknowledged = metrics.ACKNOWLEDGED.labels(system)
         self._unacknowledged = metrics.UNACKNOWLEDGED.labels(system)
@@ -92,13 +101,36 @@ class Delivery:
         """Takes the record; waits while the buffer is full. Raises Retriable when Kafka has refused one before."""
         span = self._spans[-1]
         span.sent += 1
+        self._gathered.append((span, topic, key, value, headers))
+        self._gathered_bytes += len(value or b"")
+        if len(self._gathered) >= GATHERED or self._gathered_bytes >= GATHERED_BYTES:
+            self._hand_over()
+            self.poll()
+            self.check()
+
+    def release(self) -> float:
+        """Hands over what was gathered if its time has come; returns in how many seconds that is, 0 if it was now. inf: nothing waits."""
+        if not self._gathered:
+            return math.inf
+        left = self._due - time.monotonic()
+        if left > 0:
+            return left
+        self._hand_over()
+        return 0.0
+
+    def _hand_over(self) -> None:
+        gathered, self._gathered, self._gathered_bytes, self._due = self._gathered, [], 0, math.inf
+        for record in gathered:
+            self._produce(*record)
+
+    def _produce(self, span: _Span, topic: str, key: bytes | None, value: bytes | None, headers: Headers | None) -> None:
         while True:
             try:
                 if headers is None:
                     self._producer.produce(topic, value, key, on_delivery=span.delivered)
                 else:
                     self._producer.produce(topic, value, key, on_delivery=span.delivered, headers=headers)
-                break
+                return
             except BufferError:
                 self._relieve()
                 self._producer.poll(0.5)  # returns with the first acknowledgement
@@ -106,21 +138,18 @@ class Delivery:
             except KafkaException as error:
                 if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE and self._dead_letter is not None:
                     self._bury(span, topic, key, error.args[0])
-                    break
+                    return
                 raise Retriable(f"sending to {topic}: {error.args[0]}") from error
-        self._since_poll += 1
-        if self._since_poll >= POLL_EVERY:
-            self._since_poll = 0
-            self._producer.poll(0)
-            self.check()
 
-    def mark(self, lsn: int) -> None:
-        """Everything sent so far belongs to what ends at `lsn` in the log.
+    def mark(self, lsn: int, may_wait: float = 0.0) -> None:
+        """Everything sent so far belongs to what ends at `lsn` in the log; it may wait that many seconds for more to go with it.
 
         While Kafka does not answer, the log goes on with much that is none of ours; where nothing was sent in between, two marks are one,
         so that no more spans are kept than records.
         """
         span = self._spans[-1]
+        if self._gathered:
+            self._due = min(self._due, time.monotonic() + may_wait) if may_wait else 0.0
         if span.sent == 0 and len(self._spans) > 1:
             self._spans[-2].lsn = lsn  # I1: nothing of ours lies between
             return
@@ -179,12 +208,14 @@ class Delivery:
         """Starts again after the stream was opened anew: what is still on its way will come a second time."""
         self._spans = deque([_Span(self)])
         self._failure = None
+        self._gathered, self._gathered_bytes, self._due = [], 0, math.inf
 
     def measure(self) -> None:
-        self._unacknowledged.set(len(self._producer))
+        self._unacknowledged.set(len(self._producer) + len(self._gathered))
 
     def flush(self, seconds: float) -> None:
         """Waits until Kafka has everything, at most that long."""
+        self._hand_over()
         self._producer.flush(seconds)
 
     def close(self) -> None:

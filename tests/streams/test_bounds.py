@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ import connectors.source.delivery
 import connectors.source.snapshot
 import streams.chunks
 import streams.chunks_reader
-from connectors.source.delivery import Delivery
+from connectors.source.delivery import GATHERED, GATHERED_BYTES, Delivery
 from streams.chunks import FULL_CHUNKS, Ledger
 from streams.chunks_reader import HELD, TAKE, Reader, Record
 from tests.services import MakeTopic
@@ -58,6 +59,36 @@ def test_marks_of_a_log_without_records_of_ours_are_one_while_kafka_does_not_ans
         assert delivery.advance() == 0, "Kafka has not got what was sent"
         delivery._spans[0].acknowledged = 1
         assert delivery.advance() == 99_999
+    finally:
+        delivery.close()
+
+
+def test_an_echo_waits_for_company_and_goes_with_the_next_change() -> None:
+    delivery = Delivery("crm", {"bootstrap.servers": "127.0.0.1:1"})
+    try:
+        assert delivery.release() == math.inf, "nothing waits"
+        delivery.send("crm.public.t", b"k", b"echo", None)
+        delivery.mark(1, may_wait=60.0)
+        assert 0 < delivery.release() <= 60.0
+        assert not len(delivery._producer)
+        delivery.send("crm.public.t", b"l", b"edit", None)
+        delivery.mark(2)
+        assert delivery.release() == 0
+        assert len(delivery._producer) == 2
+        assert delivery.advance() == 0, "I1: Kafka has got neither"
+    finally:
+        delivery.close()
+
+
+def test_what_is_gathered_has_a_bound_also_in_one_transaction() -> None:
+    delivery = Delivery("crm", {"bootstrap.servers": "127.0.0.1:1"})
+    try:
+        for number in range(3 * GATHERED):
+            delivery.send("crm.public.t", str(number).encode(), b"v", None)
+        assert len(delivery._gathered) < GATHERED
+        for _ in range(3):
+            delivery.send("crm.public.t", b"k", b"v" * GATHERED_BYTES, None)
+            assert len(delivery._gathered) == 0
     finally:
         delivery.close()
 

@@ -129,6 +129,29 @@ async def test_two_topics_of_one_agent_share_a_table_partition_also_after_recove
         assert {partition: len(restored.partition(partition)) for partition in range(3)} == {0: 100, 1: len(restored.partition(1)), 2: 100}
 
 
+async def test_who_gets_a_value_of_a_table_has_one_of_his_own(
+    kafka: str, topic_prefix: str, make_topic: MakeTopic, send: Any, read: Any
+) -> None:
+    topic = make_topic("in", 1)
+    send(topic, [("k", "1", 0)])
+    app = an_app(kafka, topic_prefix)
+    table: ChunkTable[list[int]] = app.Table("lists")
+
+    @app.agent(app.chunk_topic(topic))
+    async def keep(chunks: Any) -> None:
+        async for _ in chunks:
+            put = [1]
+            table["k"] = put
+            put.append(2)
+            table["k"].append(3)
+            next(iter(table.values())).append(4)
+
+    async with app.running():
+        await until(lambda: app.health().lag == {topic: 0})
+        assert table["k"] == [1]
+    assert [json.loads(m.value()) for m in read(table.changelog_topic_name)] == [[1]]
+
+
 async def test_a_chunk_that_fails_leaves_no_trace_and_comes_back(
     kafka: str, topic_prefix: str, make_topic: MakeTopic, send: Any, read: Any, committed: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
