@@ -39,6 +39,9 @@ _CONDITION = re.compile(r"(?P<column>[^<>=!]+?)\s*(?P<how>=|<=|>=|<|>)\s?(?P<val
 _NULL = re.compile(r"(?P<column>.+?)\s+is\s+(?P<not>not\s+)?null\s*", re.IGNORECASE)
 
 
+OTHERS_WAY = "Debezium reads the logs here, and has its own way: an execute-snapshot signal (docs/debezium.md)"
+
+
 class Unaskable(ConcordError):
     """What was asked for cannot be: no such table, no such column, a value that is none of its type."""
 
@@ -160,7 +163,17 @@ def ask_rows(
 def _by_our_source(config: Config) -> None:
     """Raises Unaskable where nobody would read what is asked for."""
     if config.source == "debezium":
-        raise Unaskable("Debezium reads the logs here, and has its own way: an execute-snapshot signal (docs/debezium.md)")
+        raise Unaskable(OTHERS_WAY)
+
+
+def _read_by_us(conn: psycopg.Connection[Any], system: str, slot: str) -> None:
+    """The same where nobody told this command who reads the log. Raises Unaskable."""
+    row = conn.execute(
+        "SELECT a.application_name FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = %s",
+        (slot,),
+    ).fetchone()
+    if row is not None and str(row[0] or "").startswith("Debezium"):
+        raise Unaskable(f"system {system}: {OTHERS_WAY}")
 
 
 def _of_keys(conn: psycopg.Connection[Any], table: Table, keys: Iterable[Mapping[str, str]]) -> str:
@@ -180,6 +193,7 @@ def _described(conn: psycopg.Connection[Any], system: str, name: tuple[str, str]
 def _asked(conn: psycopg.Connection[Any], config: Config, system: str, table: Table, predicate: str, vanished: bool = False) -> Asked:
     if len(predicate.encode()) > LONGEST_PREDICATE:
         raise Unaskable(f"the conditions are longer than {LONGEST_PREDICATE} bytes: ask in several turns")
+    _read_by_us(conn, system, config.systems[system].slot)
     about = _planned(conn, table, predicate)
     store = SnapshotStore(conn, config.systems[system].slot)
     if not concord_schema.version(conn) or not store.any():

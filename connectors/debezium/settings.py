@@ -87,8 +87,9 @@ def connector_settings(config: Config, system: str, tables: Iterable[TableName],
 
 
 def _literally(name: str) -> str:
-    """A name as the regular expression that fits nothing else; a comma would end it."""
-    return re.sub(r"([\\.\[\]{}()*+?^$|,])", r"\\\1", name)
+    """A name as the regular expression that fits nothing else; a comma would end it, and blanks at its ends would be taken away."""
+    escaped = re.sub(r"([\\.\[\]{}()*+?^$|,])", r"\\\1", name)
+    return re.sub(r"^\s+|\s+$", lambda blanks: "".join(f"\\x{{{ord(blank):x}}}" for blank in blanks[0]), escaped)
 
 
 _OURS: Final = (

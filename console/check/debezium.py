@@ -30,6 +30,7 @@ def check_debezium(db: Database, bindings: Iterable[Binding]) -> None:
     """The tables of one system, and which of their columns are mapped."""
     mapped = _mapped(bindings)
     for name, table in db.tables.items():
+        _quoting(db, name, table)
         _identity(db, name, table)
         columns = mapped.get(name, set())
         for column in table.columns:
@@ -45,6 +46,18 @@ def check_debezium(db: Database, bindings: Iterable[Binding]) -> None:
                 f"ALTER TABLE {db.shown(table.schema, table.name)} REPLICA IDENTITY FULL",
                 name,
             )
+
+
+def _quoting(db: Database, name: str, table: Table) -> None:
+    """Seen with a table's name; schemas and columns are quoted by the same code of Debezium's."""
+    odd = [one for one in (table.schema, table.name, *(column.name for column in table.columns)) if one[0] == '"' or one[-1] == '"']
+    if odd:
+        db.problem(
+            About.DEBEZIUM,
+            f"{listed(odd)}: a name that begins or ends with a quotation mark is taken for one that is quoted already; its snapshot fails",
+            "rename it, or let our own source read this system",
+            name,
+        )
 
 
 def _identity(db: Database, name: str, table: Table) -> None:

@@ -92,8 +92,10 @@ class Repairer:
             return
         self._send(entity.name, repairs)
         for system, rows in reread.items():
-            self._read_again(passes, system, list(rows))
-        again = {id(one) for rows in reread.values() for one in rows.values()}
+            refused = self._read_again(passes, system, list(rows))
+            for one in rows.values():
+                one.why = one.why or refused
+        again = {id(one) for rows in reread.values() for one in rows.values() if not one.why}
         self._wait(passes, [one for one in wrong if one.verdict.link in repairs or id(one) in again])
 
     # what there is
@@ -192,20 +194,22 @@ class Repairer:
         topic = topics.changes(entity)
         self.cluster.send([brokers.Letter(topic, -1, -1, link.encode(), repair.encode(), 0) for link, repair in repairs.items()])
 
-    def _read_again(self, passes: Passes, system: str, keys: Sequence[str]) -> None:
+    def _read_again(self, passes: Passes, system: str, keys: Sequence[str]) -> str:
+        """Why they cannot be read; empty if they are."""
         binding = passes.entity.bindings[system]
         if not keys:
-            return
+            return ""
         table = binding.table.schema, binding.table.name
         try:
             asked = snapshot.ask_rows(self.config, system, table, {key: binding.key_values(key) for key in keys})
         except snapshot.Unaskable as error:
             logger.warning("%s of %s.%s cannot be read again: %s", len(keys), *table, error)
-            return  # `_wait` names each as not repaired
+            return f"its row cannot be read again: {error}"
         for one, _ in asked:
             progress = snapshot.follow(self.config, one)
             if progress.state is not snapshot.State.DONE:
-                logger.warning("%s", snapshot.sentence(one, progress))
+                logger.warning("%s", snapshot.sentence(one, progress))  # `_wait` names each as not repaired
+        return ""
 
     def _wait(self, passes: Passes, findings: Sequence[Finding]) -> None:
         """Looks until all are as they should be, or it has been long enough."""

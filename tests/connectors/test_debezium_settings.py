@@ -34,6 +34,7 @@ def test_names_are_those_of_our_own_source() -> None:
     settings = connector_settings(a_config(), "crm", TABLES)
     assert settings["topic.prefix"] == "crm"
     assert settings["slot.name"] == settings["publication.name"] == "shop_crm"
+    assert connector_settings(a_config(), "crm", [(" a", "b\u3000 ")])["table.include.list"] == r"\x{20}a\.b\x{3000}\x{20}"
     assert settings["publication.autocreate.mode"] == "disabled"
     assert settings["table.include.list"] == r"public\.a\.b\,c,public\.order-line,sales\.account"
     assert [settings[f"database.{name}"] for name in ("hostname", "port", "user", "dbname", "password")] == [

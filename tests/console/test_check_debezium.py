@@ -51,6 +51,19 @@ def test_what_debezium_cannot_tell_of_the_tables_is_refused(database: str) -> No
     assert about_debezium(silent) == ({}, {})
 
 
+def test_a_name_that_debezium_would_not_quote_is_refused(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(
+            """CREATE TABLE "the ""odd""\" (id int PRIMARY KEY, "in""side" text); CREATE TABLE other (id int PRIMARY KEY, code text)"""
+        )
+    sides = {"crm": {"table": '"the ""odd"""', "insert": {"id": 1}}, "erp": {"table": "other", "insert": {"id": 1}}}
+    config = a_config(database, source="debezium", entities={"thing": {**sides, "fields": {"code": {"crm": 'in"side', "erp": "code"}}}})
+    found = Checked()
+    check_databases(config, found, rows=False)
+    problems, _ = about_debezium(found)
+    assert {where: what.partition(":")[0] for where, what in problems.items()} == {'crm: public.the "odd"': 'the "odd"'}
+
+
 def test_settings_that_lose_values_are_problems() -> None:
     found = Checked()
     told = {"connector": {"value.converter.replace.null.with.default": "true"}}

@@ -226,9 +226,10 @@ def test_a_replay_heals_what_was_lost_of_ours_and_makes_nothing_older(pipeline: 
 def test_a_replay_under_load_with_two_workers_goes_on_when_one_dies(pipeline: RunningPipeline) -> None:
     accounts = [an_account(pipeline, name="Load 0") for _ in range(10)]
     command = [sys.executable, "-m", "console", "streams", "--worker", "1", "-c", str(pipeline.file)]
+    before = len(pipeline.concord("status", expect=None)["parts"])
     with pipeline.log.open("ab") as log, subprocess.Popen(command, env=pipeline.env, stdout=log, stderr=log) as second:
         try:
-            eventually(lambda: len(pipeline.concord("status", expect=None)["parts"]) == 6, message="no second worker")
+            eventually(lambda: len(pipeline.concord("status", expect=None)["parts"]) == before + 1, message="no second worker")
             for round in range(1, 16):
                 for account in accounts:
                     pipeline.do("crm", "UPDATE account SET name = %s WHERE id = %s", f"Load {round}", account)
@@ -348,9 +349,16 @@ def test_what_came_apart_is_repaired_in_both_directions(pipeline: RunningPipelin
     assert said[str(other), None]["repair"] == f"reads crm:{other} again"
     assert partner(pipeline, name) == "Tampered", "a dry run writes nothing"
 
-    told = pipeline.concord("verify", "--repair", "--by", "alice")
-    assert told["equal"] is True
-    assert told["entities"]["customer"]["repaired"] == 5
+    if pipeline.source == "debezium":  # which is not asked to read a row again; nobody waits for that
+        told = pipeline.concord("verify", "--repair", "--by", "alice", expect=1)
+        (left,) = (one for one in told["differences"] if one["what"] != "repaired")
+        assert (left["keys"]["crm"], "execute-snapshot signal" in left["why"]) == (str(other), True)
+        pipeline.do("crm", "UPDATE account SET name = name WHERE id = %s", other)  # it is heard of after all
+        pipeline.settle()
+    else:
+        told = pipeline.concord("verify", "--repair", "--by", "alice")
+        assert told["equal"] is True
+        assert told["entities"]["customer"]["repaired"] == 5
     assert partner(pipeline, name) == "Acme"
     assert pipeline.rows("crm", "SELECT name, city FROM account WHERE id = %s", mine) == [("Acme", "Ulm")]
     assert partner(pipeline, owned, "credit_limit") == 500
