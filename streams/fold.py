@@ -223,7 +223,14 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
 
     if gone and not alone:
         fields = _as_the_others_have_it(fields, others, system, position, rules)
-    decides = [name for name in edits if rules.owners.get(name) == system and name not in decided and name not in replica.get("mended", ())]
+    decides = [
+        name
+        for name in edits
+        if rules.owners.get(name) == system
+        and name not in decided
+        and name not in replica.get("mended", ())
+        and (fresh[name] is not None or name in old)  # unsaid: a null that only came with its row decides nothing
+    ]
     row = _row(change, held, fresh, last, (*decided, *decides) if decides else decided, lasts)
     new_rows = dict(rows)
     if change.was is not None and change.was != key and change.was in rows and rows[change.was][0] < position:

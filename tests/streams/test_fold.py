@@ -848,3 +848,23 @@ def test_a_shared_row_that_was_emptied_before_it_was_heard_of_is_empty() -> None
     assert values_of(folded(*born, emptied, rules=SHARED))["city"] is None
     assert values_of(folded(*born, turned, rules=SHARED))["city"] is None
     assert values_of(folded(*born, as_we_left_it, rules=SHARED))["city"] == "Ulm"
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(2))))
+def test_a_null_that_came_with_the_owners_row_is_no_decision_so_the_other_systems_value_is_written_there(order: tuple[int, ...]) -> None:
+    """Else neither side is told: the one value stands, and the owner's null beside it (seen in the reference example)."""
+    born = a_change("erp", 10, "c", 1000, name="a", city="b", limit=None)
+    edited = a_change("crm", 10, "u", 2000, key="9", name="a", city="b", limit="67000")
+    done = folded(
+        *(one for number in order for one in ((born,), (a_change("crm", 5, "c", 1500, key="9", name="a", city="b"), edited))[number])
+    )
+    assert values_of(done)["limit"] == "67000"
+    assert record_of(done).targets == ("erp",)
+    assert done.state is not None
+    emptied = [
+        a_change("erp", 20, "u", 3000, name="a", city="b", limit="5"),
+        a_change("erp", 30, "u", 4000, name="a", city="b", limit=None),
+    ]
+    for change in emptied:
+        done = fold("crm:1", done.state, change, RULES)
+    assert (values_of(done)["limit"], record_of(done).targets) == (None, ("crm",)), "what the owner empties is decided"
