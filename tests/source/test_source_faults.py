@@ -20,7 +20,7 @@ from connectors.source.slot import create_slot, drop_slot, ensure_publication, s
 from connectors.source.snapshot import SnapshotStore
 from schemas.envelope import position_of
 from schemas.errors import Retriable, SlotLost, UnfitDatabase
-from tests.services import MakeTopic
+from tests.services import MakeTopic, wait_until
 from tests.source.source_running import Record, a_source, may_read, run_sql, wait_for
 
 
@@ -377,7 +377,10 @@ def test_a_table_that_cannot_be_read_again_is_said_and_the_others_go_on(
     with a_source(kafka, database, topic_prefix, ["bad", "t"]) as source:
         source.snapshot_done(database)
         source.stop()
-        run_sql(database, f"SELECT pg_drop_replication_slot('{source.settings.slot}')", "ALTER TABLE bad DROP CONSTRAINT bad_pkey")
+        with connect(database) as conn:
+            wait_until(lambda: not (found := slot_state(conn, source.settings.slot)) or not found.active, "the server still holds the slot")
+            drop_slot(conn, source.settings.slot)
+        run_sql(database, "ALTER TABLE bad DROP CONSTRAINT bad_pkey")
         source.start()
         records = source.read(["t"], lambda found: len(found) >= 2)
         with connect(database) as conn:
