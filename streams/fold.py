@@ -169,6 +169,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
         edits, told = _not_ours(change, edited, held, fields, told, rules)
     else:
         edits = edited
+    nulls = {name for name in edits if fresh[name] is None and name not in old}  # nulls that only came with their row
     conflicts: list[Conflict] = []
     others = {other: row for other, row in rows.items() if other not in (key, change.was)}
     alone = not any(row[2] for row in others.values())  # one-row
@@ -199,7 +200,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
             if before_us > of_field:
                 of_field = before_us + of_field
             write: Write = (value, stamp, rank, int(rules.owners.get(name) == system), system, of_field)
-            entry = fields[name] = folded(standing, write, unsaid=value is None and name not in old)
+            entry = fields[name] = folded(standing, write, unsaid=name in nulls)
             mine = entry[7] == system and entry[8] == of_field
             won = won or mine
             if standing is not None and standing[7] != system and standing[0] != value:
@@ -229,7 +230,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
         if rules.owners.get(name) == system
         and name not in decided
         and name not in replica.get("mended", ())
-        and (fresh[name] is not None or name in old)  # unsaid: a null that only came with its row decides nothing
+        and name not in nulls
     ]
     row = _row(change, held, fresh, last, (*decided, *decides) if decides else decided, lasts)
     new_rows = dict(rows)

@@ -684,7 +684,9 @@ class _Look:
                 continue
             ours = name in state.wrote and state.wrote[name] == held.get(name)
             if entity.owner.get(name) == self.system and version.owned and not (ours or task.anew or record.mends(self.system, name)):
-                continue  # its owner's decision is never written to the owner, but over a value of our own
+                seen = record.seen.get(self.system) or {}
+                if held.get(name) is not None or seen.get(name, "") is not None:
+                    continue  # its owner's decision is never written to the owner: but over our own value, or where its row says nothing
             if not self._over_known(task, state, binding, name, held, row):
                 guarded = True  # guard: an edit that is on its way; merge decides on it and asks again
                 continue

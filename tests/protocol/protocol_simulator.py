@@ -56,6 +56,7 @@ FEATURES = (
     "late",
     "gap",
     "twins",
+    "empty",
 )
 # what may be taken away
 RULES = (
@@ -214,6 +215,8 @@ class World:
             row["number"] = self.number() if d.name == "erp" else None
         if self.has("soft"):
             row["active"] = True
+        if self.has("empty") and self.rng.random() < 0.5:
+            row[self.rng.choice(("limit", "city"))] = None
         return row
 
     def fresh(self, mark: str, d: Database, name: str) -> Canonical:
@@ -722,7 +725,8 @@ class World:
         assert key is not None
         row, wrote = rows[key], False
         for f, version in record.versions.items():
-            decided = rules.owners.get(f) == n and version.owned and not record.mends(n, f)
+            unsaid = row[f] is None and (record.seen.get(n) or {}).get(f, NEVER) is None  # the owner's row says nothing
+            decided = rules.owners.get(f) == n and version.owned and not record.mends(n, f) and not unsaid
             if not newer(f, version) or (decided and row[f] != d.wrote[thing].get(f, NEVER)):
                 continue  # older, or what the owner decided itself
             if row[f] == new[f]:

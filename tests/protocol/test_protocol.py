@@ -38,6 +38,8 @@ def test_i7_random_histories_end_well(first: int) -> None:
         ("twins",),
         ("codes", "twins"),
         ("generated", "twins"),
+        ("empty",),
+        ("codes", "empty"),
     ],
     ids=" ".join,
 )
@@ -58,6 +60,14 @@ def test_a_value_that_people_set_back_while_nobody_read_is_not_written_over(seed
     """What we wrote last stands there again, but not by us (decision 0035)."""
     assert World(seed, features=("gap",)).run() == "ok"
     assert World(seed, features=("gap",), without=("heard",)).run() != "ok"
+
+
+# Histories in which an owner's new row says nothing of what it had decided in the row before.
+NOTHING_SAID = [170, 199, 204, 434, 504, 655]
+
+
+def test_what_the_owner_decided_is_written_into_a_new_row_of_its_that_says_nothing() -> None:
+    assert {seed: end for seed in NOTHING_SAID if (end := World(seed, features=("empty",)).run()) != "ok"} == {}
 
 
 # Histories in which one of two rows with one match value was deleted, and we deleted the other; or their owner's values never became one

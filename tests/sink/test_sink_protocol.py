@@ -196,6 +196,8 @@ def all_features() -> Iterator[tuple[str, ...]]:
     yield from (("generated",), ("soft",), ("ignore",), ("refs",), ("scope",), ("toast",), ("born",))
     yield ("scope", "toast")
     yield ("codes",)
+    yield ("empty",)
+    yield ("codes", "empty")
     yield ("rekey",)
     yield ("generated", "soft", "refs")
     yield ("generated", "refs", "scope")
@@ -205,6 +207,11 @@ def all_features() -> Iterator[tuple[str, ...]]:
 def test_the_plan_keeps_what_the_protocol_promises(features: tuple[str, ...]) -> None:
     for seed in range(25):
         assert (seed, SinkWorld(seed, features).run()) == (seed, "ok")
+
+
+@pytest.mark.parametrize("seed", [170, 199, 204, 434, 504, 655])
+def test_the_owners_new_row_that_says_nothing_is_given_what_it_had_decided_in_the_row_before(seed: int) -> None:
+    assert SinkWorld(seed, ("empty",)).run() == "ok"
 
 
 @pytest.mark.parametrize("seed", [54, 57, 105, 122])
