@@ -140,7 +140,7 @@ def _about(world: World) -> dict[str, str]:
     return {
         "Machine": f"{cores} cores, {memory:.0f} GB, {platform.system()} {platform.machine()}; everything on it at once",
         "PostgreSQL": f"{world.state.postgres[0].version} (CRM) and {world.state.postgres[-1].version} (ERP), fsync on",
-        "Kafka": f"{world.state.kafka.version}, one broker, topics of one partition unless said otherwise",
+        "Kafka": f"{world.state.kafka.version}, one broker with both of Java's compilers, topics of one partition unless said otherwise",
         "Debezium": f"{DEBEZIUM} on Kafka Connect, its JDBC sink {path.JDBC_VERSION}; 1 GB of heap",
         "Python": platform.python_version(),
         "Load on the machine when it began (1 minute)": f"{os.getloadavg()[0]:.1f}",

@@ -26,11 +26,16 @@ def cpu_seconds(parts: Parts) -> dict[str, float]:
         children.setdefault(process.info["ppid"], []).append(process)
 
     def of(process: psutil.Process) -> float:
-        total = sum(of(child) for child in children.get(process.pid, ()))
-        with contextlib.suppress(psutil.Error):
-            used = process.cpu_times()
-            total += used.user + used.system + getattr(used, "children_user", 0.0) + getattr(used, "children_system", 0.0)
-        return total
+        ended = None
+        while True:  # again while one ends: it would be counted twice, as itself and among those that have ended
+            total: float = sum(of(child) for child in children.get(process.pid, ()))
+            try:
+                used = process.cpu_times()
+            except psutil.Error:
+                return total
+            before, ended = ended, getattr(used, "children_user", 0.0) + getattr(used, "children_system", 0.0)
+            if before == ended:
+                return total + used.user + used.system + ended
 
     return {name: sum(of(everybody[pid]) for pid in pids if pid in everybody) for name, pids in parts.items()}
 

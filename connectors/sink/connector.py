@@ -32,7 +32,7 @@ from connectors.sink.metrics import SinkMetrics
 from connectors.sink.plan import Task
 from connectors.sink.session import open_session
 from schemas import topics
-from schemas.errors import Refused, Retriable, SchemaError
+from schemas.errors import ConcordError, Refused, Retriable, SchemaError
 from schemas.health import Health
 from schemas.mapping import Pipeline
 from schemas.metrics import State
@@ -45,6 +45,7 @@ BATCH = 500  # messages; one transaction stays well under a second
 POLL_SECONDS = 0.1  # a message wakes it at once; this is how soon a stop is seen
 HOLD_SECONDS = 0.02  # how long records wait for one that is for this system
 CARE_SECONDS = 2.0  # how often parked records are tried again and counted, and our tables looked at
+ANALYSE_AGAIN_SECONDS = 60.0  # after it failed
 HINT_SECONDS = 1.0  # how often Kafka is told how far we are
 FIRST_WAIT, LONGEST_WAIT = 0.05, 5.0  # seconds between tries of a batch
 
@@ -53,7 +54,8 @@ COUNT_WAITING = """
     UNION ALL SELECT 'dead', entity, count(*) FROM concord.dead_letter GROUP BY entity"""
 GROWN = """
     SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'concord'::regnamespace AND c.relname IN ('key', 'link', 'parked')
-    AND pg_has_role(c.relowner, 'USAGE') AND pg_relation_size(c.oid) > 2 * c.relpages::int8 * current_setting('block_size')::int8"""
+    AND pg_has_role(session_user, c.relowner, 'USAGE')
+    AND pg_relation_size(c.oid) > 2 * c.relpages::int8 * current_setting('block_size')::int8"""
 
 
 class SinkConnector:
@@ -113,6 +115,7 @@ class SinkConnector:
         self._kept: list[Message] = []  # handed out by Kafka while we were busy trying again, or held
         self._held_until = 0.0  # by the monotonic clock; 0: nothing is held
         self._care_at = 0.0
+        self._analyse_at = 0.0
         self._hint_at = 0.0
         self._known_waiting: dict[str, set[str]] = {"parked": set(), "dead": set()}
 
@@ -246,11 +249,22 @@ class SinkConnector:
 
     def _analyse(self) -> None:
         """Has PostgreSQL look at our tables once they have doubled: autovacuum comes a minute later. Until somebody does, one index of
-        theirs is as good as another to it, and with the wrong one each look reads every entry of the system."""
+        theirs is as good as another to it, and with the wrong one each look reads every entry of the system. The tables are the login's,
+        not the role's under which it writes. A help only: where it fails, autovacuum does it."""
         assert self._conn is not None
-        with translated(f"analysing our tables in {self.system}"):
-            for (table,) in self._conn.execute(GROWN).fetchall():
-                self._conn.execute(f"ANALYZE (SKIP_LOCKED) concord.{table}".encode())
+        now = time.monotonic()
+        if now < self._analyse_at:
+            return
+        try:
+            with translated(f"analysing our tables in {self.system}"):
+                if grown := self._conn.execute(GROWN).fetchall():
+                    with self._conn.transaction():
+                        self._conn.execute("SET LOCAL ROLE NONE")
+                        for (table,) in grown:
+                            self._conn.execute(f"ANALYZE (SKIP_LOCKED) concord.{table}".encode())
+        except ConcordError as error:
+            self._analyse_at = now + ANALYSE_AGAIN_SECONDS
+            logger.warning("%s; until autovacuum comes, plans may be slow", error)
 
     def _count_waiting(self) -> bool:
         """Sets the gauges; whether anything is parked."""

@@ -49,7 +49,7 @@ def check_debezium(db: Database, bindings: Iterable[Binding]) -> None:
 
 
 def _quoting(db: Database, name: str, table: Table) -> None:
-    """Seen with a table's name; schemas and columns are quoted by the same code of Debezium's."""
+    """Seen with a table's name. A schema's and a column's are refused with it, untried."""
     odd = [one for one in (table.schema, table.name, *(column.name for column in table.columns)) if one[0] == '"' or one[-1] == '"']
     if odd:
         db.problem(

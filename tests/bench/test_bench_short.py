@@ -47,7 +47,7 @@ def test_the_path_of_two_contestants_is_measured(world: World) -> None:
             found[cell]["reading_p50"] > 0 and 0 < found[cell]["p50"] <= found[cell]["p99"] <= found[cell]["max"] for cell in cells[:3]
         )
         assert [found[cell]["changes"] for cell in cells[3:]] == [400, 800]
-        assert all(found[cell]["us PostgreSQL"] >= 0 for cell in cells[3:])  # 400 changes may take less than a tick
+        assert all(found[cell]["us PostgreSQL"] > 0 for cell in cells[3:])
     assert "| idle, one way | logical replication |" in page(book.report)
 
 

@@ -108,8 +108,10 @@ def test_our_tables_are_analysed_as_they_grow_not_when_autovacuum_comes(line: Li
     pages = "SELECT relpages, pg_relation_size(oid) / current_setting('block_size')::int8 FROM pg_class WHERE oid = 'concord.key'::regclass"
     try:
         sql.execute("INSERT INTO concord.key (entity, system, key, link) SELECT 'analysed', 'none', g, g FROM generate_series(1, 20000) g")
+        known, there = sql.execute(pages).fetchone() or (0, 0)
+        assert there > 2 * known, "else there is nothing to do"
         with running(line.sink()):
-            wait_until(lambda: (found := sql.execute(pages).fetchone()) and found[1] and 2 * found[0] >= found[1], "nobody has looked")
+            wait_until(lambda: 2 * (sql.execute(pages).fetchone() or (0, 0))[0] >= there, "nobody has looked")
     finally:
         sql.execute("DELETE FROM concord.key WHERE entity = 'analysed'")
         sql.execute("ALTER TABLE concord.key RESET (autovacuum_enabled)")
