@@ -169,7 +169,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
         edits, told = _not_ours(change, edited, held, fields, told, rules)
     else:
         edits = edited
-    nulls = {name for name in edits if fresh[name] is None and name not in old}  # nulls that only came with their row
+    nulls = {name for name in edits if fresh[name] is None and name not in old}  # unsaid: they only came with their row
     conflicts: list[Conflict] = []
     others = {other: row for other, row in rows.items() if other not in (key, change.was)}
     alone = not any(row[2] for row in others.values())  # one-row
@@ -227,10 +227,7 @@ def fold(link: str, state: ThingState | None, change: Change, rules: Rules) -> F
     decides = [
         name
         for name in edits
-        if rules.owners.get(name) == system
-        and name not in decided
-        and name not in replica.get("mended", ())
-        and name not in nulls
+        if rules.owners.get(name) == system and name not in decided and name not in replica.get("mended", ()) and name not in nulls
     ]
     row = _row(change, held, fresh, last, (*decided, *decides) if decides else decided, lasts)
     new_rows = dict(rows)
