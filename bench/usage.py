@@ -26,16 +26,17 @@ def cpu_seconds(parts: Parts) -> dict[str, float]:
         children.setdefault(process.info["ppid"], []).append(process)
 
     def of(process: psutil.Process) -> float:
-        ended = None
+        started, before = children.get(process.pid, ()), -1.0
         while True:  # again while one ends: it would be counted twice, as itself and among those that have ended
-            total: float = sum(of(child) for child in children.get(process.pid, ()))
+            total: float = sum(of(child) for child in started)
             try:
                 used = process.cpu_times()
             except psutil.Error:
                 return total
-            before, ended = ended, getattr(used, "children_user", 0.0) + getattr(used, "children_system", 0.0)
-            if before == ended:
-                return total + used.user + used.system + ended
+            ended: float = getattr(used, "children_user", 0.0) + getattr(used, "children_system", 0.0)
+            if not started or before == ended:
+                return total + float(used.user) + float(used.system) + ended
+            before = ended
 
     return {name: sum(of(everybody[pid]) for pid in pids if pid in everybody) for name, pids in parts.items()}
 
