@@ -15,7 +15,7 @@ import pytest
 from connectors import concord_schema
 from connectors.postgres import connect
 from connectors.source import metrics
-from connectors.source.connector import Source
+from connectors.source.connector import SLOT_LOOK_SECONDS, Source
 from connectors.source.slot import create_slot, drop_slot, ensure_publication, slot_state, usable
 from connectors.source.snapshot import SnapshotStore
 from schemas.envelope import position_of
@@ -222,8 +222,8 @@ def test_a_source_that_waits_for_the_transactions_that_are_open_is_alive_and_sto
             told = "the replication slot is made once the transactions that are open now have ended"
             wait_for(lambda: waiting.health.waits_for == told, "it says what it waits for, and is not ready")
             for _ in range(3):
-                before = waiting.health.idle_seconds
-                wait_for(lambda before=before: waiting.health.idle_seconds < before, "its loop turns")  # type: ignore[misc]
+                wait_for(lambda: waiting.health.idle_seconds > SLOT_LOOK_SECONDS / 2, "it waits")
+                wait_for(lambda: waiting.health.idle_seconds < SLOT_LOOK_SECONDS / 2, "its loop turns")
                 assert waiting.health.waits_for == told
             waiting.stop()
             thread.join(5)

@@ -70,11 +70,11 @@ def test_an_echo_waits_for_company_and_goes_with_the_next_change() -> None:
         delivery.send("crm.public.t", b"k", b"echo", None)
         delivery.mark(1, may_wait=60.0)
         assert 0 < delivery.release() <= 60.0
-        assert not len(delivery._producer)
+        assert len(delivery._gathered) == 1
         delivery.send("crm.public.t", b"l", b"edit", None)
         delivery.mark(2)
         assert delivery.release() == 0
-        assert len(delivery._producer) == 2
+        assert len(delivery._gathered) == 0
         assert delivery.advance() == 0, "I1: Kafka has got neither"
     finally:
         delivery.close()
